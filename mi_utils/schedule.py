@@ -199,22 +199,31 @@ class Pool:
 
     def _submit(self, pool: ProcessPoolExecutor, stage: "Stage") -> None:
         payload = cloudpickle.dumps(stage.entry(self.device))
-        with _main_hidden():
-            self.running[pool.submit(_compute, payload, self.device)] = stage
-        self.watch.start(stage)
+        try:
+            with _main_hidden():
+                self.running[pool.submit(_compute, payload, self.device)] = stage
+        except BrokenProcessPool:
+            self.failure = self.failure or _killed([stage, *self.running.values()])
+        else:
+            self.watch.start(stage)
 
     def _collect(self, future: Future) -> None:
         """Take a finished future; the first failure is kept, and nothing new starts after it."""
-        names = "; ".join(stage.title for stage in self.running.values())
+        together = list(self.running.values())
         stage = self.running.pop(future)
         error = future.exception()
         self.watch.finish(stage, done=error is None)
         if isinstance(error, BrokenProcessPool):
-            error = StageFailed(
-                f"a worker process was killed (out of memory?) while these ran: {names}; run again, with "
-                "fewer workers if memory was short: it goes on from the last checkpoints"
-            )
+            error = _killed(together)
         self.failure = self.failure or error
+
+
+def _killed(stages: Sequence["Stage"]) -> StageFailed:
+    names = "; ".join(stage.title for stage in stages)
+    return StageFailed(
+        f"a worker process was killed (out of memory?) while these ran: {names}; run again, with fewer "
+        "workers if memory was short: it goes on from the last checkpoints"
+    )
 
 
 @contextmanager
@@ -246,7 +255,11 @@ def _run_level(level: Sequence["Stage"], device: str, cluster: str, watch: Watch
     """One exca job array; returns when every job of it has ended."""
     gpu = {"gpus_per_node": 1} if device.startswith("cuda") else {}
     entries = [stage.entry(device, cluster=cluster, **CLUSTER_FIELDS, **gpu) for stage in level]
-    with entries[0].infra.job_array(allow_repeated_tasks=False) as array:
+    for entry in entries:
+        # exca would take a job that ended for a result, also where the result has been removed since.
+        if entry.infra.status() != "running":
+            entry.infra.clear_job()
+    with entries[0].infra.job_array() as array:
         array.extend(entries)
     jobs = [entry.infra.job() for entry in entries]
     for stage in level:

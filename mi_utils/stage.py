@@ -15,11 +15,13 @@ import copy
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -39,6 +41,8 @@ from mi_utils.store import StageFailed
 
 __all__ = ["Config", "Job", "Output", "Result", "Row", "Stage", "StageFailed", "clean", "run", "status"]
 
+# exca repeats a failure's whole traceback, which lies in failure.log already.
+logging.getLogger("exca").setLevel(logging.ERROR)
 # Ends of finished loops held in memory until the next checkpoint is due.
 _MOST_WAITING_BYTES = 64 << 20
 
@@ -48,6 +52,16 @@ class Output:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.tensors.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"Output.tensors[{name!r}]: expected a Tensor, found {type(value).__name__}")
+        for name, value in self.meta.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"Output.meta[{name!r}]: expected JSON types ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,29 @@ class Result:
     key: str
 
 
-class Config(pydantic.BaseModel):
+class _Explained(type(pydantic.BaseModel)):
+    """Construction of a config: what pydantic finds wrong becomes one line for the user."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except pydantic.ValidationError as error:
+            raise UserError(_explained(cls, error)) from error
+
+
+def _explained(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
+    """`Class.field: what was expected, what was found`, for the first wrong field."""
+    first = error.errors()[0]
+    where = ".".join([cls.__name__, *map(str, first["loc"])])
+    if first["type"] == "extra_forbidden":
+        known = cls.model_fields if len(first["loc"]) == 1 else ()
+        close = get_close_matches(str(first["loc"][-1]), known, 1)
+        hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known)}" if known else ""
+        return f"{where}: no such field{hint}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}, found {str(first['input'])[:80]!r}"
+
+
+class Config(pydantic.BaseModel, metaclass=_Explained):
     """A frozen part of a recipe: an unknown field is an error, and so is a change after it was made."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -76,7 +112,7 @@ class Config(pydantic.BaseModel):
     def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False) -> "Config":
         """A new config with some fields replaced, checked like any other; nothing remembered is copied."""
         fields = {name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})
-        return type(self).model_validate(copy.deepcopy(fields) if deep else fields)
+        return type(self)(**(copy.deepcopy(fields) if deep else fields))
 
     def __getstate__(self) -> dict[str, Any]:
         """Fields alone travel to another process, which finds the key for itself."""
@@ -226,11 +262,15 @@ class Stage(Config):
         try:
             return self._read()
         except store.Corrupted as problem:
-            name = f"{type(self).__name__} {self.key}"
-            store.log.warning("%s: stored result is damaged (%s); computing it again", name, problem)
-            store.discard(self.folder / "output")
-            self.ensure(device)
-            return self._read()
+            with store.lock(self.key):
+                self._reject(str(problem))
+                self.ensure(device)
+                return self._read()
+
+    def _reject(self, problem: str) -> None:
+        """Say in one line that a stored result is damaged, and remove it."""
+        store.log.warning("%s: the stored result is damaged (%s); computing it again", self.title, problem)
+        store.discard(self.folder / "output")
 
     def _read(self) -> Result:
         tensors, meta, manifest = store.load(self.folder)
@@ -244,8 +284,12 @@ class Stage(Config):
                 stage.ensure(chosen, tick)
         store.check_writable()
         with store.lock(self.key):
-            if not self.stored():
-                entry = self.entry(chosen, tick)
+            if self.stored():
+                return
+            if (self.folder / "output").exists():
+                self._reject("a file is cut short")
+            entry = self.entry(chosen, tick)
+            with store.writing(self.folder):
                 entry.infra.clear_job()
                 entry.manifest()
 

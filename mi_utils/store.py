@@ -32,8 +32,6 @@ from torch import Tensor
 from mi_utils.errors import UserError
 
 log = logging.getLogger("mi_utils")
-# exca repeats a failure's whole traceback, which lies in failure.log already.
-logging.getLogger("exca").setLevel(logging.ERROR)
 MARKER = "MI_STORE"
 MIN_FREE_BYTES = 200 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -133,7 +133,7 @@ HANDS = [
 ]
 
 DROPPED = {  # faces looked at and not shipped
-    "UnPen, UnPenheulim, UnPilgi, UnPilgia, UnVada, UnGungseo": "GPL-2 without a font exception in the notice",
+    "UnPen, UnPenheulim, UnPilgi, UnPilgia, UnVada, UnGungseo": "GPL-2, no font exception in the notice",
     "Rufscript, SteveHand, Delphine": "GPL with a font exception; not needed, so the question is not raised",
     "Isabella": "LGPL, a print of a mediaeval book hand",
     "Femkeklaver": "CC BY-SA; capitals are outlines",
@@ -192,7 +192,7 @@ def fetch(package: str, folder: Path) -> tuple[Path, str]:
 
 
 def open_font(root: Path, ending: str, scratch: Path) -> tuple[ImageFont.FreeTypeFont, set[str]]:
-    """The font below `root` whose path ends with `ending`, at 8 times the tile, and the characters it maps."""
+    """The font below `root` whose path ends with `ending`, at 8 times the tile, and its characters."""
     path = sorted(found for found in root.rglob("*") if str(found).endswith(ending))[0]
     font = TTFont(path)
     known = {chr(code) for code in font.getBestCmap()}

@@ -1,0 +1,91 @@
+"""Accuracy, confidence, ensemble votes and the overfit gap."""
+
+import pytest
+import torch
+
+from mi_utils.errors import UserError
+from mi_utils.metrics import accuracy
+from mi_utils.runtime import generator
+
+
+def logits(n: int, c: int, *words: int | str) -> torch.Tensor:
+    return torch.randn(n, c, generator=generator("logits", n, c, *words))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_top_k_equals_torch_topk(k):
+    x, y = logits(200, 10), torch.randint(10, (200,), generator=generator("y"))
+    expected = (x.topk(k).indices == y[:, None]).any(1)
+    assert torch.equal(accuracy.top_k(x, y, k), expected)
+    assert 0 < expected.float().mean() < 1
+
+
+def test_ties_count_against_the_label():
+    assert not accuracy.top_k(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])).any()
+    assert accuracy.top_k(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0]), k=2).all()
+
+
+def test_confidence_is_softmax_and_survives_huge_logits():
+    x, y = logits(50, 7), torch.arange(50) % 7
+    assert torch.allclose(accuracy.confidence(x, y), x.double().softmax(1)[torch.arange(50), y])
+    assert accuracy.confidence(torch.tensor([[1e4, 0.0]]), torch.tensor([1])).tolist() == [0.0]
+
+
+def verdicts(*says: int, classes: int = 3) -> torch.Tensor:
+    """Logits of an evaluator that says these classes."""
+    return torch.nn.functional.one_hot(torch.tensor(says), classes).float()
+
+
+def test_votes_by_hand():
+    y = torch.tensor([0, 0, 0, 2])
+    nets = {
+        "a": verdicts(0, 0, 1, 2),
+        "b": verdicts(0, 0, 0, 2),
+        "c": verdicts(0, 1, 1, 2),
+        "d": verdicts(0, 1, 1, 2),
+    }
+    reject = verdicts(3, 0, 0, 2, classes=4)  # says "none of these" to the first
+    votes = accuracy.vote(nets, y, reject)
+    assert votes["mean"].tolist() == [1.0, 0.5, 0.25, 1.0]
+    assert votes["majority"].tolist() == [True, False, False, True]  # two of four is not more than half
+    assert votes["accepted"].tolist() == [False, True, True, True]
+    assert votes["unanimous"].tolist() == [False, False, False, True]
+    assert accuracy.vote(nets, y)["unanimous"].tolist() == [True, False, False, True]
+    assert "accepted" not in accuracy.vote(nets, y)
+    assert accuracy.ensemble_min(accuracy.correct_by(nets, y)) == 0.5
+
+
+def test_minimum_is_over_evaluators_not_over_samples():
+    y = torch.tensor([0, 0])
+    correct = accuracy.correct_by({"a": verdicts(0, 1), "b": verdicts(1, 0)}, y)
+    assert accuracy.ensemble_min(correct) == 0.5
+    assert correct.all(0).double().mean() == 0.0
+
+
+def test_overfit_gap():
+    assert accuracy.overfit_gap(0.9, 0.6) == pytest.approx(0.3)
+    assert accuracy.overfit_gap(0.9, 0.6, 0.9, 0.8) == pytest.approx(1 - 0.75)
+    with pytest.raises(UserError, match="evaluator: expected an accuracy as a share"):
+        accuracy.overfit_gap(0.9, 60.0)
+    with pytest.raises(UserError, match="clean_target"):
+        accuracy.overfit_gap(0.9, 0.6, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x, y: accuracy.top_k(x, y, 5), "1 <= k < 5 .* found 5; omit"),
+        (lambda x, y: accuracy.top_k(x, y + 1), r"ids in 0..4 .* found 1..5"),
+        (lambda x, y: accuracy.top_k(x, y - 1), "found -1..3"),
+        (lambda x, y: accuracy.top_k(x, y[:3]), "expected 5 integer class ids"),
+        (lambda x, y: accuracy.top_k(x, y.float()), "integer class ids"),
+        (lambda x, y: accuracy.top_k(x[:0], y[:0]), "N >= 1"),
+        (lambda x, y: accuracy.confidence(x * torch.inf, y), "NaN or infinite"),
+        (lambda x, y: accuracy.vote({}, y), "at least 1 evaluator"),
+        (lambda x, y: accuracy.vote({"a": x, "b": x[:, :4]}, y), "one number of classes"),
+        (lambda x, y: accuracy.vote({"a": x}, y, reject=x), "expected 6 outputs"),
+    ],
+)
+def test_errors(call, words):
+    with pytest.raises(UserError, match=words):
+        call(logits(5, 5), torch.arange(5))

@@ -666,9 +666,13 @@ class Shuffled(Source):
     """
 
     kind: Literal["shuffled"] = "shuffled"
-    source: "AnySource"  # noqa: F821
+    source: "AnySource"
     of: Literal["patches", "pixels"] = "patches"
     patch: Annotated[int, Field(ge=1)] = 8
+
+    def fingerprint(self) -> str | None:
+        """Of the source that is shuffled."""
+        return self.source.fingerprint()
 
     def open(self) -> Catalogue:
         """Shuffle every image by a permutation of its own."""

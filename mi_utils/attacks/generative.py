@@ -33,8 +33,8 @@ def realism_loss(d: Float[Tensor, " n"], double_sigmoid: bool) -> Float[Tensor, 
 class GenerativeMI(Stage):
     r"""Gradient descent on latents.  Defaults are the released settings (specification, 3).
 
-    Deviations: fp32 (released: fp16 autocast), and `double_sigmoid` is off.  Note that the released decay acts
-    on the unscaled z and the released gradient is divided by 1000: together they minimise
+    Deviations: fp32 (released: fp16 autocast), and `double_sigmoid` is off.  The released decay acts on
+    the unscaled z while the released gradient is divided by 1000: together they minimise
     $\ell+\tfrac14\lVert z\rVert^2$, a strong pull of all samples to one point; `weight_decay=0` lifts it.
     `views` other than its default is the `+aug` row (ours).
     """

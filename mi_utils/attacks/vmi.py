@@ -1,7 +1,8 @@
 r"""VMI (after Wang et al., Variational Model Inversion): a distribution over a DCGAN's latents, per class.
 
 $$\min_q\ \mathbb E_{w\sim q}\big[-\log p_y(G(w))\big]
-  +\lambda\,\mathrm{KL}\big(q\,\|\,\mathcal N(0,I)\big),\qquad q(w)=\sum_k\pi_k\,\mathcal N(m_k, L_kL_k^\top+\epsilon I)$$
+  +\lambda\,\mathrm{KL}\big(q\,\|\,\mathcal N(0,I)\big),$$
+$$q(w)=\sum_k\pi_k\,\mathcal N(m_k, L_kL_k^\top+\epsilon I)$$
 
 The attack reads the frozen target and a generator of unlabelled auxiliary images.
 """

@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from mi_utils.data.glyphs import HangulSheet, LatinSheet
-from mi_utils.data.images import Folder, ImageSet, Noise, Parquet, Shuffled, Source, Torchvision, UciDigits
+from mi_utils.data.images import Folder, ImageSet, Noise, Parquet, Scenes, Shuffled, Source, Torchvision, UciDigits
 
 AnySource = Annotated[
-    Torchvision | Folder | Parquet | UciDigits | HangulSheet | LatinSheet | Shuffled | Noise,
+    Torchvision | Folder | Parquet | UciDigits | HangulSheet | LatinSheet | Scenes | Shuffled | Noise,
     Field(discriminator="kind"),
 ]
 Shuffled.model_rebuild(_types_namespace={"AnySource": AnySource})
@@ -21,6 +21,7 @@ __all__ = [
     "LatinSheet",
     "Noise",
     "Parquet",
+    "Scenes",
     "Shuffled",
     "Source",
     "Torchvision",

@@ -341,10 +341,23 @@ class Cutout(Values):
         return images.masked_fill(hole, fill)
 
 
+class GaussianNoise(Values):
+    """White noise of a standard deviation drawn from `sigma`, in units of the [-1, 1] range; not clipped."""
+
+    kind: Literal["gaussian-noise"] = "gaussian-noise"
+    sigma: Range = (0.0, 0.1)
+
+    def apply(self, images: Tensor, draw: Draw, fill: float) -> Tensor:
+        """x + sigma · N(0, 1); the noise itself differs between images even where `sigma` is shared."""
+        sigma = draw.uniform(*self.sigma)[:, None, None, None]
+        shape, source = images.shape, draw.generator
+        return images + sigma * torch.randn(shape, generator=source, device=source.device).to(images)
+
+
 # ---------------------------------------------------------------- pipeline
 
 AnyStep = Annotated[
-    Affine | Rotate | Flip | Pad | Crop | ResizedCrop | Elastic | Stroke | Photometric | Cutout,
+    Affine | Rotate | Flip | Pad | Crop | ResizedCrop | Elastic | Stroke | Photometric | Cutout | GaussianNoise,
     Field(discriminator="kind"),
 ]
 

@@ -659,6 +659,38 @@ def _uci_digits() -> tuple[UInt8[Tensor, "n 1 8 8"], Int[Tensor, " n"]]:
     return images, torch.from_numpy(found.target).long()
 
 
+class Scenes(Source):
+    """`count` square pieces of the two photographs that come with scikit-learn: natural images of one class.
+
+    Each piece is `side` px of the 640×427 photograph, at a random place.  Photographs: CC BY 2.0.
+    """
+
+    kind: Literal["scenes"] = "scenes"
+    count: Annotated[int, Field(ge=1)] = 2000
+    side: Annotated[int, Field(ge=8, le=400)] = 64
+
+    def open(self) -> Catalogue:
+        """Cut the pieces."""
+        photographs = _photographs()
+        generator = runtime.generator("scenes", self.seed)
+        which = torch.randint(len(photographs), (self.count,), generator=generator)
+        height, width = photographs.shape[2:]
+        span = torch.arange(self.side)
+        top = torch.randint(height - self.side + 1, (self.count, 1), generator=generator) + span
+        left = torch.randint(width - self.side + 1, (self.count, 1), generator=generator) + span
+        images = photographs[which[:, None, None], :, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)
+        labels = torch.zeros(self.count, dtype=torch.int64)
+        return Catalogue(labels, ("scene",), "photographs of scikit-learn", lambda index: images[index])
+
+
+@cache
+def _photographs() -> UInt8[Tensor, "2 3 427 640"]:
+    """The temple and the flower, (2, 3, 427, 640)."""
+    from sklearn.datasets import load_sample_images
+
+    return torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images]).permute(0, 3, 1, 2)
+
+
 class Shuffled(Source):
     """Another source with its patches or its pixels shuffled within every image: same statistics, no shape.
 

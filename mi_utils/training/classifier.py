@@ -42,7 +42,7 @@ class TrainClassifier(Stage):
     def compute(self, job: Job) -> Output:
         """Train, then measure on the test set once."""
         data = self.train.load().to(job.device)
-        require_per_class(data, 2)
+        require_per_class(data, 2, self.train.classes)
         rng = seeded("classifier", self.architecture, self.seed, device=job.device)
         net = self._fresh(data).to(job.device, memory_format=torch.channels_last)
         optimiser = torch.optim.SGD(

@@ -1,0 +1,7 @@
+"""One module per paper: `plan(profile, **overrides)` says what is run; PAPERS finds the module by name."""
+
+from types import ModuleType
+
+from mi_utils.studies import patch_mi
+
+PAPERS: dict[str, ModuleType] = {"patch_mi": patch_mi}

@@ -7,11 +7,14 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import linecache
 import sys
-import textwrap
+import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from mi_utils.errors import UserError
 
 PACKAGE = "mi_utils"
 # Plumbing: moves, stores and schedules results without making a number.
@@ -145,17 +148,23 @@ def closure(module: str) -> tuple[str, float]:
     return hashlib.sha256(text.encode()).hexdigest(), latest
 
 
-# Digests of classes made in a script or notebook; a worker process has no text of them and is given these.
+# Digests of classes made in a script or notebook, as last found here, and as given by the process that sent
+# a stage here: a worker has no text of them.
 TYPED: dict[str, tuple[str, float]] = {}
+GIVEN: dict[str, tuple[str, float]] = {}
+PROCESS = uuid.uuid4().hex
 
 
-@cache
 def of_class(cls: type) -> tuple[str, float]:
-    """(digest, latest edit) of the source behind a class, in a file or typed into a notebook."""
+    """(digest, latest edit) of the source behind a class, in a file or typed into a notebook.
+
+    What is typed is read each time, because a cell may be run again with another content.
+    """
     if cls.__module__ != "__main__":
         return closure(cls.__module__)
-    if cls.__qualname__ not in TYPED:
-        TYPED[cls.__qualname__] = closure("__main__") if _find("__main__") else _typed(cls)
+    if cls.__qualname__ in GIVEN:
+        return GIVEN[cls.__qualname__]
+    TYPED[cls.__qualname__] = closure("__main__") if _find("__main__") else _typed(cls)
     return TYPED[cls.__qualname__]
 
 
@@ -171,12 +180,28 @@ def _typed(cls: type) -> tuple[str, float]:
         if home.split(".")[0] == PACKAGE:
             parts[name], edited = closure(home)
             latest = max(latest, edited)
-        elif home == cls.__module__ and (inspect.isroutine(value) or inspect.isclass(value)):
-            tree = ast.parse(textwrap.dedent(inspect.getsource(value)))
-            parts[name] = normal_form(tree)
+        elif home == cls.__module__ and (inspect.isfunction(value) or inspect.isclass(value)):
+            node = _definition(value)
+            parts[name] = normal_form(node)
             scope = vars(sys.modules[home])
-            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & scope.keys()
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} & scope.keys()
             waiting += [(name, scope[name]) for name in names]
         elif isinstance(value, int | float | str):
             parts[name] = repr(value)
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest(), latest
+
+
+def _definition(value: object) -> ast.AST:
+    """Syntax tree of a function or class from the notebook cell that defines it; UserError without a cell.
+
+    `inspect.getsource` cannot do this for a class outside a file, so the cell is found by one of its methods.
+    """
+    parts = [value, *vars(value).values()] if inspect.isclass(value) else [value]
+    own = [part for part in parts if inspect.isfunction(part) and part.__module__ == value.__module__]
+    if not own:
+        return ast.Module([], [])  # nothing but fields, which are part of the key by themselves
+    for cell in {part.__code__.co_filename for part in own}:
+        for node in ast.walk(ast.parse("".join(linecache.getlines(cell)))):
+            if getattr(node, "name", None) == value.__name__:
+                return node
+    raise UserError(f"{value.__name__}: its source cannot be read; define it in a file or a notebook cell")

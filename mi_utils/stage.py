@@ -314,6 +314,7 @@ class Entry(pydantic.BaseModel):
     _device: str = pydantic.PrivateAttr("auto")
     _root: str = pydantic.PrivateAttr("")
     _typed: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
+    _sender: str = pydantic.PrivateAttr(code_digest.PROCESS)
     _tick: Any = pydantic.PrivateAttr(None)
 
     @infra.apply
@@ -328,7 +329,8 @@ class Entry(pydantic.BaseModel):
         """The stage, in whichever process this is; UserError where source or data are newer there."""
         # Elsewhere the working directory, and with it the default store, may be another.
         os.environ["MI_STORE"] = self._root
-        code_digest.TYPED.update(self._typed)
+        if self._sender != code_digest.PROCESS:
+            code_digest.GIVEN.update(self._typed)
         if self._stage.key != self.key:
             raise UserError(f"{self.stage}: its source or data was edited while the run went on; run again")
         return self._stage

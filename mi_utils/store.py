@@ -59,18 +59,18 @@ def place() -> Path:
 def root() -> Path:
     """The store's folder, made (0700) and marked where it is missing; UserError where that cannot be."""
     folder = place()
-    if (folder / MARKER).is_file():
-        return folder
     with writing(folder):
+        if (folder / MARKER).is_file():
+            return folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        # Another process may be making the same store at this moment.
+        if {path.name for path in folder.iterdir()} - {"locks", "tmp", MARKER}:
             raise UserError(
                 f"MI_STORE: expected an empty folder or a result store, found other files in {folder}; "
                 "name another folder"
             )
         for name in ("locks", "tmp"):
-            (folder / name).mkdir()
-        # The marker comes last, and two processes may both write it: its content is always the same.
+            (folder / name).mkdir(exist_ok=True)
         (folder / MARKER).write_text("Results of mi_utils; `python -m mi_utils clean` empties it.\n")
     return folder
 

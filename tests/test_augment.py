@@ -217,6 +217,17 @@ def test_composed_steps_are_the_product_of_single_ones():
     assert (back - x).abs().max() > 0.01, "two resamplings lose detail, one does not"
 
 
+def test_steps_are_applied_in_order():
+    x = pictures(2)
+    shift = Affine(translate=4 / 32)
+    one_by_one = at_most(at_most(x, shift), Flip(horizontal=0), Rotate(degrees=90))
+    torch.testing.assert_close(at_most(x, shift, Rotate(degrees=90)), one_by_one, atol=1e-4, rtol=0)
+    other_order = at_most(at_most(x, Rotate(degrees=90)), shift)
+    assert (one_by_one - other_order).abs().max() > 0.1
+    mixed = Augment(steps=(Rotate(degrees=40), Cutout(side=12), Pad(pixels=4)), fill=0)(x, seeded())
+    assert mixed.shape[2:] == (40, 40) and int((mixed[0, 0] == 0).sum()) > 40**2 - 32**2
+
+
 def test_elastic_displacement_has_the_stated_size_and_smoothness():
     draw = Draw(seeded(), 400, torch.zeros(1).double())
     field = Elastic(sigma=4, alpha=8).field(32, 32, draw)

@@ -232,10 +232,13 @@ class Stage(Config):
 
     @property
     def label(self) -> str:
-        """Short description for people: the fields that are plain values."""
-        plain = {name: getattr(self, name) for name in type(self).model_fields}
-        shown = [f"{k}={v}" for k, v in plain.items() if isinstance(v, bool | int | float | str)]
-        return " ".join(shown)
+        """Short description for people: the plain fields that are not at their default."""
+        changed = {n: v for n, v in self._plain_fields().items() if v != type(self).model_fields[n].default}
+        return " ".join(f"{name}={value}" for name, value in changed.items())[:80]
+
+    def _plain_fields(self) -> dict[str, bool | int | float | str]:
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: v for name, v in fields.items() if isinstance(v, bool | int | float | str)}
 
     def entry(
         self, device: str = "auto", tick: Callable[[], None] | None = None, **infra: str | int
@@ -327,9 +330,9 @@ class Entry(pydantic.BaseModel):
 
     def opened(self) -> Stage:
         """The stage, in whichever process this is; UserError where source or data are newer there."""
-        # Elsewhere the working directory, and with it the default store, may be another.
-        os.environ["MI_STORE"] = self._root
         if self._sender != code_digest.PROCESS:
+            # Elsewhere the working directory, and with it the default store, may be another.
+            os.environ["MI_STORE"] = self._root
             code_digest.GIVEN.update(self._typed)
         if self._stage.key != self.key:
             raise UserError(f"{self.stage}: its source or data was edited while the run went on; run again")
@@ -357,7 +360,8 @@ class Job:
         store.write_atomically(self._folder / "recipe.yaml", self.stage.recipe().encode())
         self._show(0, None)
         try:
-            with runtime.isolated(self.device, type(self.stage).__qualname__, self.stage.label):
+            words = type(self.stage).__qualname__, str(self.stage._plain_fields())
+            with runtime.isolated(self.device, *words):
                 output = self.stage.compute(self)
             return self._publish(output)
         except UserError as error:

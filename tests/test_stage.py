@@ -201,6 +201,10 @@ def test_keys_of_deep_recipes_are_cheap() -> None:
     assert time.perf_counter() - began < 1
 
 
+def test_label_names_what_is_not_default() -> None:
+    assert Sum(n=3, scale=2, before=(Sum(),)).label == "scale=2.0" and Faulty(manner="x").label == "manner=x"
+
+
 def test_recipe_is_yaml_of_every_field() -> None:
     text = Sum(before=(Draws(seed=7),)).recipe()
     assert "class: Sum" in text and "scale: 1.0" in text and "- class: Draws\n  seed: 7" in text
@@ -534,12 +538,12 @@ def test_lines_are_few_outside_a_terminal(
     monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     with Watch(2, True) as watch:
-        watch.start(Sum())
+        watch.start(Sum(n=5))
         for _ in range(4000):
             now[0] += 0.9
             watch.show()
     lines = capsys.readouterr().err.splitlines()
-    assert 10 < len(lines) < 70 and lines[0].startswith("0/2 stages, 11 s: Sum n=3")
+    assert 10 < len(lines) < 70 and lines[0].startswith("0/2 stages, 11 s: Sum n=5")
 
 
 # ---------------------------------------------------------------- inventory

@@ -75,9 +75,7 @@ def identity_weight(step: int, w_a: float, start: float, ramp: int) -> float:
     return w_a if step >= ramp else start + (w_a - start) * step / ramp
 
 
-def latent_regression(
-    estimate: Float[Tensor, "b k z"], z: Float[Tensor, "b k z"]
-) -> Float[Tensor, " b"]:
+def latent_regression(estimate: Float[Tensor, "b k z"], z: Float[Tensor, "b k z"]) -> Float[Tensor, " b"]:
     r"""$\lVert Q(x)-z\rVert^2/\dim z$: an image from which z can be read back varies with z (ours)."""
     return (estimate - z).square().mean((1, 2))
 
@@ -174,7 +172,9 @@ class PatchMI(Stage):
         facts = self.target.facts()
         expected, known = (facts["channels"], facts["size"], facts["size"]), len(facts["classes"])
         if tuple(shape) != expected:
-            raise UserError(f"auxiliary: expected images {expected} as the target takes, found {tuple(shape)}")
+            raise UserError(
+                f"auxiliary: expected images {expected} as the target takes, found {tuple(shape)}"
+            )
         if not self.classes or not 0 <= min(self.classes) <= max(self.classes) < known:
             raise UserError(f"classes: expected ids in 0..{known - 1} (the target's), found {self.classes}")
         for critic in self.critics:

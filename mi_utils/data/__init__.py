@@ -5,7 +5,17 @@ from typing import Annotated
 from pydantic import Field
 
 from mi_utils.data.glyphs import HangulSheet, LatinSheet
-from mi_utils.data.images import Folder, ImageSet, Noise, Parquet, Scenes, Shuffled, Source, Torchvision, UciDigits
+from mi_utils.data.images import (
+    Folder,
+    ImageSet,
+    Noise,
+    Parquet,
+    Scenes,
+    Shuffled,
+    Source,
+    Torchvision,
+    UciDigits,
+)
 
 AnySource = Annotated[
     Torchvision | Folder | Parquet | UciDigits | HangulSheet | LatinSheet | Scenes | Shuffled | Noise,

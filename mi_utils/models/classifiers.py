@@ -42,18 +42,14 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 def _cnn(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
     """Three stages of [conv3 stride 2, BN, ReLU, conv3, BN, ReLU], widths w, 2w, 4w, global average pool."""
     widths = [channels, width, 2 * width, 4 * width]
-    layers = [
-        m for i, o in zip(widths, widths[1:], strict=False) for m in (*_conv(i, o, 2), *_conv(o, o))
-    ]
+    layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in (*_conv(i, o, 2), *_conv(o, o))]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), widths[-1]
 
 
 def _vggish(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
     """Convolutions with max-pooling and no global pool: it sees *where* strokes are, unlike `cnn`."""
     widths = [channels, width, 2 * width, 2 * width]
-    layers = [
-        m for i, o in zip(widths, widths[1:], strict=False) for m in (*_conv(i, o), nn.MaxPool2d(2))
-    ]
+    layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in (*_conv(i, o), nn.MaxPool2d(2))]
     flat = widths[-1] * (size // 8) ** 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, 8 * width), nn.ReLU(True)), 8 * width
 
@@ -169,7 +165,13 @@ _BODIES: dict[str, Callable[[int, int, int], tuple[nn.Module, int]]] = {
 
 
 def build_classifier(
-    architecture: Architecture, *, width: int, channels: int, size: int, classes: int, generator: torch.Generator
+    architecture: Architecture,
+    *,
+    width: int,
+    channels: int,
+    size: int,
+    classes: int,
+    generator: torch.Generator,
 ) -> Classifier:
     """A freshly initialised classifier; its weights are a function of `generator` alone.
 

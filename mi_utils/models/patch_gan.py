@@ -40,6 +40,11 @@ def init_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module
 
 
+def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The same values with the channels of a pixel side by side in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class GroupedEmbedding(nn.Module):
     """One lookup table of (n, 100) per group; index (B, K) to (B, K, 100)."""
 
@@ -103,7 +108,10 @@ class Generator(nn.Module):
         main = self.activation(self.latent(seed.flatten(1)[:, :, None, None]))
         plane = self.code_plane(self.code(code).flatten(1)[:, :, None, None])
         joined = torch.cat([main.unflatten(1, (k, -1)), plane.unflatten(1, (k, 1))], 2)
-        return self.body(joined.flatten(1, 2)).unflatten(1, (k, self.channels))
+        stem = joined.flatten(1, 2)
+        # Grouped convolutions like channels-last (CPU: twice as fast here), transposed ones do not.
+        stem = channels_last(stem) if self.upsampling == "resize" else stem
+        return self.body(stem).unflatten(1, (k, self.channels))
 
 
 class PatchDiscriminator(nn.Module):
@@ -146,7 +154,7 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b k c h w"]) -> Float[Tensor, "b k n"]:
-        return self.body(x.flatten(1, 2)).flatten(2)
+        return self.body(channels_last(x.flatten(1, 2))).flatten(2)
 
 
 class CodeHead(nn.Module):
@@ -169,7 +177,7 @@ class CodeHead(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b k c h w"]) -> Float[Tensor, "b k o"]:
-        return self.body(x.flatten(1, 2)).flatten(1).unflatten(1, (self.groups, -1))
+        return self.body(channels_last(x.flatten(1, 2))).flatten(1).unflatten(1, (self.groups, -1))
 
 
 def stack_groups(networks: Sequence[nn.Module], grouped: nn.Module) -> nn.Module:

@@ -111,7 +111,9 @@ class Evaluation(Stage):
         real = drawn_per_class(private, self.perceptual)
         near = matching.nearest(
             embedded(fake.cpu(), str(images.device)),
-            private_embedding(self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device)),
+            private_embedding(
+                self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device)
+            ),
             lambda rows: rows,
             fake_labels=fake_labels,
             real_labels=real.labels,

@@ -1,6 +1,6 @@
 """What a study is made of: runs (one attack at one setting and seed), their evaluations, and the stages below."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args
@@ -10,12 +10,12 @@ import pydantic
 from torch import Tensor
 
 from mi_utils.errors import UserError
+from mi_utils.report import scores
 from mi_utils.stage import Config, Stage
 from mi_utils.studies.evaluation import Evaluation
 
 Profile = Literal["smoke", "laptop", "gpu", "paper"]
 PROFILES: tuple[str, ...] = get_args(Profile)
-SCORE_COLUMNS = ["attack", "setting", "seed", "class", "metric", "value", "n"]
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
@@ -54,11 +54,11 @@ class Plan:
     def scores(self) -> pd.DataFrame:
         """Tidy scores of all runs; every stage must be stored."""
         rows = [
-            (run.attack, run.setting, run.seed, c, metric, value, n)
+            (run.attack, run.setting, run.seed, str(c), metric, float(value), n, "")
             for run in self.runs
             for metric, c, value, n in run.evaluation.result().meta["rows"]
         ]
-        return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+        return pd.DataFrame(rows, columns=scores.COLUMNS)
 
     def find(self, attack: str, setting: str | None = None, seed: int = 0) -> Run:
         """The run of these names; UserError that lists what there is."""
@@ -74,7 +74,9 @@ class Plan:
             raise UserError(f"seed: expected one of {sorted({r.seed for r in here})}, found {seed}")
         return matching[0]
 
-    def reconstructions(self, attack: str, setting: str | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def reconstructions(
+        self, attack: str, setting: str | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Stored images uint8 (N, C, S, S) and labels (N,); UserError where the run is not stored yet."""
         run = self.find(attack, setting, seed)
         if not run.stage.stored():
@@ -94,7 +96,9 @@ def suggestion(found: str, known: Iterable[str]) -> str:
     return f"expected one of {', '.join(known)}, found {found!r}{hint}"
 
 
-def settings_for(profile: str, makers: dict[str, Callable[[], AnyConfig]], overrides: dict[str, Any]) -> AnyConfig:
+def settings_for(
+    profile: str, makers: dict[str, Callable[[], AnyConfig]], overrides: dict[str, Any]
+) -> AnyConfig:
     """The settings of a profile with fields overridden; UserError for an unknown profile, field or bad value."""
     if profile not in makers:
         raise UserError(f"profile: {suggestion(profile, makers)}")
@@ -108,8 +112,3 @@ def settings_for(profile: str, makers: dict[str, Callable[[], AnyConfig]], overr
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "settings"
         raise UserError(f"{place}: {first['msg']}, found {first['input']!r}") from None
-
-
-def of_runs(runs: Sequence[Run], **wanted: object) -> list[Run]:
-    """The runs whose named attributes have these values."""
-    return [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]

@@ -26,5 +26,7 @@ def plan(profile: str, **overrides: Any) -> Plan:
     runs += grid.dissimilar_runs(first)
     runs += [run for bench in benches[1:2] for run in grid.pair_runs(bench)]
     similarity = {bench.problem.name: grid.similarities(bench) for bench in benches[:2]}
-    extra = tuple(stage for found in similarity.values() for stage in found.values())
-    return Plan("patch_mi", profile, chosen, tuple(runs), extra, {"benches": benches, "similarity": similarity})
+    repeats = [grid.similarity(first, first.problem.auxiliary, seed) for seed in range(chosen.seeds)]
+    extra = (*(stage for found in similarity.values() for stage in found.values()), *repeats)
+    notes = {"benches": benches, "similarity": similarity, "repeats": repeats}
+    return Plan("patch_mi", profile, chosen, tuple(runs), extra, notes)

@@ -14,7 +14,6 @@ from mi_utils.data.pool import AuxiliaryPool, glyph_pieces
 from mi_utils.stage import Stage
 from mi_utils.studies.evaluation import Evaluation, Panel
 from mi_utils.studies.patch_mi.settings import (
-    HEAVY,
     MILD,
     TUNED_BLOCK,
     Net,
@@ -101,7 +100,13 @@ class Bench:
         )
 
     def run(
-        self, attack: str, setting: str, seed: int, stage: Stage, perceptual: bool = True, target: TrainClassifier | None = None
+        self,
+        attack: str,
+        setting: str,
+        seed: int,
+        stage: Stage,
+        perceptual: bool = True,
+        target: TrainClassifier | None = None,
     ) -> Run:
         """A stage with its evaluation."""
         s = self.settings
@@ -180,9 +185,7 @@ class Bench:
     def baselines(self, seed: int, views: Views, source: AnySource | None = None) -> dict[str, Stage]:
         """BMI, GenMI and VMI; their images are scored at the same number per class as Patch-MI's."""
         p, s = self.problem, self.settings
-        shared = dict(
-            target=self.target(seed), classes=p.classes, seed=seed, samples=s.samples, views=views
-        )
+        shared = dict(target=self.target(seed), classes=p.classes, seed=seed, samples=s.samples, views=views)
         prior = self.dcgan(source)
         return {
             "BMI": BMI(iterations=s.bmi_iterations, **shared),
@@ -258,7 +261,9 @@ def pair_runs(bench: Bench) -> Iterator[Run]:
             yield bench.run("Patch-MI", f"T5 {name}", seed, bench.sweep(seed, auxiliary=pool))
 
 
-def dissimilar_runs(bench: Bench, dissimilar: tuple[str, ...] = ("Hangul, pixels shuffled", "photographs")) -> Iterator[Run]:
+def dissimilar_runs(
+    bench: Bench, dissimilar: tuple[str, ...] = ("Hangul, pixels shuffled", "photographs")
+) -> Iterator[Run]:
     """P6, P12: Patch-MI, its whole-image variant and the generative baselines on dissimilar auxiliary sets."""
     sources = auxiliaries(bench.problem)
     for seed in range(bench.settings.sweep_seeds):
@@ -286,15 +291,17 @@ def target_runs(bench: Bench) -> Iterator[Run]:
                 yield bench.run(attack, f"T7 target augmentation {label}", seed, stage, False, target)
 
 
+def similarity(bench: Bench, source: AnySource, seed: int = 0) -> PatchSimilarity:
+    """Patch divergence of one auxiliary set from the private images."""
+    return PatchSimilarity(
+        private=bench.problem.train,
+        auxiliary=bench.pool(glyph_pieces(), source),
+        iterations=bench.settings.similarity_iterations,
+        patches=bench.settings.similarity_patches,
+        seed=seed,
+    )
+
+
 def similarities(bench: Bench) -> dict[str, PatchSimilarity]:
-    """Patch divergence of every auxiliary set from the private images."""
-    s = bench.settings
-    return {
-        name: PatchSimilarity(
-            private=bench.problem.train,
-            auxiliary=bench.pool(glyph_pieces(), source),
-            iterations=s.similarity_iterations,
-            patches=s.similarity_patches,
-        )
-        for name, source in auxiliaries(bench.problem).items()
-    }
+    """Patch divergence of every auxiliary set."""
+    return {name: similarity(bench, source) for name, source in auxiliaries(bench.problem).items()}

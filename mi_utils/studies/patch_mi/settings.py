@@ -46,14 +46,18 @@ def handwriting_block(strength: float = 1.0, draw: Literal["batch", "sample"] = 
     """The released MNIST/EMNIST block: rotation U(-20, 20) degrees on an expanded canvas, crop of .85-1."""
     steps = (
         Rotate(degrees=20 * strength, expand=True),
-        ResizedCrop(size=32, area=(1 - 0.15 * strength, 1), aspect=(1 / (1 + 0.1 * strength), 1 + 0.1 * strength)),
+        ResizedCrop(
+            size=32, area=(1 - 0.15 * strength, 1), aspect=(1 / (1 + 0.1 * strength), 1 + 0.1 * strength)
+        ),
     )
     return Augment(steps=steps, draw=draw)
 
 
 # The released CIFAR-10 block; it pads with 0, which is mid-grey in [-1, 1].
 CIFAR_BLOCK = Augment(
-    steps=(Pad(pixels=4), Rotate(degrees=22.5), Rotate(degrees=22.5), Flip(), Crop(size=32)), fill=0.0, draw="batch"
+    steps=(Pad(pixels=4), Rotate(degrees=22.5), Rotate(degrees=22.5), Flip(), Crop(size=32)),
+    fill=0.0,
+    draw="batch",
 )
 
 # Transformation block of the tuned rows: per image, and strong enough that a texture does not survive it.
@@ -278,7 +282,13 @@ def _mnist(auxiliary: AnySource, name: str, iterations: int) -> Problem:
 
 
 def _colour(
-    name: str, train: AnySource, test: AnySource, classes: tuple[int, ...], auxiliary: AnySource, note: str, n: int
+    name: str,
+    train: AnySource,
+    test: AnySource,
+    classes: tuple[int, ...],
+    auxiliary: AnySource,
+    note: str,
+    n: int,
 ) -> Problem:
     return Problem(
         name=name,

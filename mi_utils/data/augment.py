@@ -357,7 +357,17 @@ class GaussianNoise(Values):
 # ---------------------------------------------------------------- pipeline
 
 AnyStep = Annotated[
-    Affine | Rotate | Flip | Pad | Crop | ResizedCrop | Elastic | Stroke | Photometric | Cutout | GaussianNoise,
+    Affine
+    | Rotate
+    | Flip
+    | Pad
+    | Crop
+    | ResizedCrop
+    | Elastic
+    | Stroke
+    | Photometric
+    | Cutout
+    | GaussianNoise,
     Field(discriminator="kind"),
 ]
 

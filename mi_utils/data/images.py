@@ -688,7 +688,8 @@ def _photographs() -> UInt8[Tensor, "2 3 427 640"]:
     """The temple and the flower, (2, 3, 427, 640)."""
     from sklearn.datasets import load_sample_images
 
-    return torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images]).permute(0, 3, 1, 2)
+    found = [torch.from_numpy(image.copy()) for image in load_sample_images().images]
+    return torch.stack(found).permute(0, 3, 1, 2)
 
 
 class Shuffled(Source):

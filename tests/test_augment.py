@@ -23,6 +23,7 @@ from mi_utils.data.augment import (
     Draw,
     Elastic,
     Flip,
+    GaussianNoise,
     Pad,
     Photometric,
     ResizedCrop,
@@ -232,9 +233,7 @@ def test_elastic_displacement_has_the_stated_size_and_smoothness():
     draw = Draw(seeded(), 400, torch.zeros(1).double())
     field = Elastic(sigma=4, alpha=8).field(32, 32, draw)
     rms = field.pow(2).mean((0, 1, 2)).sqrt()
-    torch.testing.assert_close(
-        rms, torch.full((2,), 8 / (4 * math.sqrt(12 * math.pi))).double(), rtol=0.05, atol=0
-    )
+    torch.testing.assert_close(rms, torch.full((2,), 8 / (4 * math.sqrt(12 * math.pi))).double(), rtol=0.05, atol=0)
     edge = field[:, 0].pow(2).mean().sqrt() / field[:, 16].pow(2).mean().sqrt()
     assert 0.9 < float(edge) < 1.1, "as strong at the border as inside"
     shifted = (field[:, :, :-4] * field[:, :, 4:]).mean() / field.pow(2).mean()
@@ -289,6 +288,14 @@ def test_cutout_removes_one_square():
     assert torch.equal(rows * columns, area)
 
 
+def test_gaussian_noise_has_the_drawn_deviation():
+    x = torch.zeros(50, 3, 32, 32)
+    spread = Augment(steps=(GaussianNoise(sigma=(0.1, 0.3)),))(x, seeded()).std((1, 2, 3))
+    assert 0.09 < float(spread.min()) < 0.14 and 0.26 < float(spread.max()) < 0.32
+    shared = Augment(steps=(GaussianNoise(sigma=(0.1, 0.3)),), draw="batch")(x, seeded())
+    assert float(shared.std((1, 2, 3)).std()) < 0.01 and not torch.equal(shared[0], shared[1])
+
+
 @pytest.mark.parametrize("step", [s for s in CHANGES if s.kind != "resized-crop"], ids=lambda s: s.kind)
 def test_gradient_in_the_image(step):
     x = (pictures(2, 5).double() * 0.3).requires_grad_()
@@ -297,9 +304,7 @@ def test_gradient_in_the_image(step):
 
 def test_gradient_of_a_whole_pipeline():
     x = (pictures(2, 6).double() * 0.3).requires_grad_()
-    pipeline = Augment(
-        steps=(*augment.HANDWRITING, ResizedCrop(size=5), Flip(), Photometric(contrast=(0.8, 1)))
-    )
+    pipeline = Augment(steps=(*augment.HANDWRITING, ResizedCrop(size=5), Flip(), Photometric(contrast=(0.8, 1))))
     assert torch.autograd.gradcheck(lambda x: pipeline(x, seeded(3)), (x,))
 
 
@@ -316,9 +321,7 @@ def test_expanded_rotation_shows_the_whole_image():
     disc[:, :, 1:-1, 1:-1] = 1.0
     whole = (Rotate(degrees=45, expand=True), ResizedCrop(size=64, area=(1, 1), aspect=(1, 1)))
     y = Augment(steps=whole)(disc, seeded())
-    border = torch.cat(
-        [y[:, :, 0].flatten(), y[:, :, -1].flatten(), y[..., 0].flatten(), y[..., -1].flatten()]
-    )
+    border = torch.cat([y[:, :, 0].flatten(), y[:, :, -1].flatten(), y[..., 0].flatten(), y[..., -1].flatten()])
     assert float(border.max()) < 0.2, "no ink is cut off"
 
 

@@ -28,6 +28,7 @@ from mi_utils.data import (
     ImageSet,
     Noise,
     Parquet,
+    Scenes,
     Shuffled,
     Torchvision,
     UciDigits,
@@ -156,9 +157,7 @@ def test_require_per_class():
     whole = image_set(10)  # 4, 3, 3
     require_per_class(whole, 3)
     require_per_class(whole, 4, [0])
-    with pytest.raises(
-        UserError, match=r"toy: expected at least 4 images per class, found: 'b' has 3, 'c' has 3"
-    ):
+    with pytest.raises(UserError, match=r"toy: expected at least 4 images per class, found: 'b' has 3, 'c' has 3"):
         require_per_class(whole, 4)
     with pytest.raises(UserError, match="'b' has 0, 'c' has 0"):
         require_per_class(whole.of_class(0), 1)
@@ -434,21 +433,15 @@ def test_emnist_letters_are_upright_and_counted_from_zero(root):
     source = Torchvision(name="EMNIST-letters")
     loaded = source.load()
     assert torch.equal(loaded.images[:, 0], torch.from_numpy(data).transpose(1, 2))
-    assert (
-        loaded.labels.tolist() == list(range(26)) and "".join(loaded.classes) == "abcdefghijklmnopqrstuvwxyz"
-    )
+    assert loaded.labels.tolist() == list(range(26)) and "".join(loaded.classes) == "abcdefghijklmnopqrstuvwxyz"
     as_published = source.model_copy(update={"orient_fix": False}).load()
     assert torch.equal(as_published.images[:, 0], torch.from_numpy(data))
 
 
 def test_unknown_and_absent_datasets(root):
-    with pytest.raises(
-        UserError, match=r"expected one of MNIST, .*, found 'Cifar-10'; did you mean CIFAR10\?"
-    ):
+    with pytest.raises(UserError, match=r"expected one of MNIST, .*, found 'Cifar-10'; did you mean CIFAR10\?"):
         Torchvision(name="Cifar-10").load()
-    with pytest.raises(
-        UserError, match=r"MNIST: expected the unpacked file MNIST/raw/train-images.*set MI_DATA"
-    ):
+    with pytest.raises(UserError, match=r"MNIST: expected the unpacked file MNIST/raw/train-images.*set MI_DATA"):
         Torchvision().load()
     for name in images.KNOWN:
         with pytest.raises(UserError, match=f"^{name}: expected"):
@@ -497,12 +490,8 @@ def celeba(root: Path) -> None:
     files = [f"{i:06d}.jpg" for i in range(1, 5)]
     for i, file in enumerate(files):
         Image.fromarray(np.full((22, 18, 3), 50 * i, np.uint8)).save(folder / "img_align_celeba" / file)
-    (folder / "identity_CelebA.txt").write_text(
-        "".join(f"{f} {k}\n" for f, k in zip(files, "3132", strict=True))
-    )
-    (folder / "list_eval_partition.txt").write_text(
-        "".join(f"{f} {k}\n" for f, k in zip(files, "0002", strict=True))
-    )
+    (folder / "identity_CelebA.txt").write_text("".join(f"{f} {k}\n" for f, k in zip(files, "3132", strict=True)))
+    (folder / "list_eval_partition.txt").write_text("".join(f"{f} {k}\n" for f, k in zip(files, "0002", strict=True)))
     for name in ("list_attr_celeba", "list_bbox_celeba", "list_landmarks_align_celeba"):
         rows = "".join(f"{f} 1 1\n" for f in files)
         (folder / f"{name}.txt").write_text(f"4\nx y\n{rows}")
@@ -537,6 +526,18 @@ def test_uci_digits_split():
     means = torch.stack([train.of_class(i).float().mean(0).flatten() for i in range(10)])
     nearest = torch.cdist(test.float().flatten(1), means).argmin(1)
     assert float((nearest == test.labels).float().mean()) > 0.85, "labels belong to their images"
+
+
+def test_scenes_are_pieces_of_the_photographs():
+    source = Scenes(count=40, side=24)
+    pieces = source.load().images
+    assert pieces.shape == (40, 3, 24, 24) and len({piece.numpy().tobytes() for piece in pieces}) == 40
+    whole = images._photographs()
+    for piece in pieces[:5]:
+        corner = (whole == piece[:, :1, :1]).all(1).nonzero().tolist()
+        assert any(torch.equal(whole[i, :, y : y + 24, x : x + 24], piece) for i, y, x in corner)
+    assert torch.equal(Scenes(count=40, side=24).load().images, pieces)
+    assert not torch.equal(Scenes(count=40, side=24, seed=1).load().images, pieces)
 
 
 def patches(data: Tensor, side: int) -> Tensor:
@@ -600,9 +601,7 @@ def test_real_mnist(monkeypatch):
     assert float(test.images.float().mean()) / 255 == pytest.approx(0.1325, abs=1e-3)
 
 
-@pytest.mark.skipif(
-    not list(REAL.glob("cifar10/plain_text/test-*")), reason="MI_DATA has no cifar10/plain_text"
-)
+@pytest.mark.skipif(not list(REAL.glob("cifar10/plain_text/test-*")), reason="MI_DATA has no cifar10/plain_text")
 def test_real_cifar10(monkeypatch):
     monkeypatch.setenv("MI_DATA", str(REAL))
     test = Parquet(split="test", limit=500).load()

@@ -19,9 +19,7 @@ def top_k(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 1) -
     """
     labels = _check("logits", logits, labels)
     if not 1 <= k < logits.shape[1]:
-        raise UserError(
-            f"k: expected 1 <= k < {logits.shape[1]} (the number of classes), found {k}; omit this column"
-        )
+        raise UserError(f"k: expected 1 <= k < {logits.shape[1]} (the number of classes), found {k}; omit this column")
     others_as_high = (logits >= logits.gather(1, labels[:, None])).sum(1) - 1
     return others_as_high < k
 
@@ -61,32 +59,24 @@ def vote(
     return votes
 
 
-def correct_by(
-    evaluators: Mapping[str, Float[Tensor, "n c"]], labels: Int[Tensor, " n"]
-) -> Bool[Tensor, "e n"]:
+def correct_by(evaluators: Mapping[str, Float[Tensor, "n c"]], labels: Int[Tensor, " n"]) -> Bool[Tensor, "e n"]:
     """Top-1 verdict of every evaluator on every sample, in the mapping's order."""
     if not evaluators:
         raise UserError("evaluators: expected at least 1 evaluator, found 0; name the nets that judge")
     widths = {name: logits.shape[-1] for name, logits in evaluators.items()}
     if len(set(widths.values())) > 1:
-        raise UserError(
-            f"evaluators: expected one number of classes, found {widths}; pass the reject net as `reject`"
-        )
+        raise UserError(f"evaluators: expected one number of classes, found {widths}; pass the reject net as `reject`")
     return torch.stack([top_k(logits, labels) for logits in evaluators.values()])
 
 
 def ensemble_min(correct: Bool[Tensor, "e n"]) -> float:
     """Accuracy of the strictest evaluator: the least of the per-evaluator means."""
     if correct.ndim != 2 or 0 in correct.shape:
-        raise UserError(
-            f"correct: expected (evaluators, samples), found {tuple(correct.shape)}; see correct_by"
-        )
+        raise UserError(f"correct: expected (evaluators, samples), found {tuple(correct.shape)}; see correct_by")
     return float(correct.double().mean(1).min())
 
 
-def overfit_gap(
-    target: float, evaluator: float, clean_target: float = 1.0, clean_evaluator: float = 1.0
-) -> float:
+def overfit_gap(target: float, evaluator: float, clean_target: float = 1.0, clean_evaluator: float = 1.0) -> float:
     r"""$\Delta=A_T/\mathrm{acc}_T-\overline{A_E}/\mathrm{acc}_E$, or plainly $A_T-\overline{A_E}$.
 
     All arguments in [0, 1].  Large: the reconstructions please the attacked net more than independent ones.
@@ -108,9 +98,7 @@ def overfit_gap(
 def _check(name: str, logits: Tensor, labels: Tensor) -> Int[Tensor, " n"]:
     """Finite logits (N >= 1, C) and labels that point at their columns."""
     if logits.ndim != 2 or len(logits) == 0:
-        raise UserError(
-            f"{name}: expected (N, classes) with N >= 1, found shape {tuple(logits.shape)}; pass samples"
-        )
+        raise UserError(f"{name}: expected (N, classes) with N >= 1, found shape {tuple(logits.shape)}; pass samples")
     checks.finite(name, logits)
     labels = checks.labels("labels", labels, len(logits))
     low, high = int(labels.min()), int(labels.max())

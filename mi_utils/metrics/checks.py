@@ -11,9 +11,7 @@ from mi_utils.errors import UserError
 def features(name: str, x: Tensor, least: int = 1) -> Tensor:
     """`x` as a float64 matrix (N, d), N >= `least`, every entry finite; else a UserError that names it."""
     if x.ndim != 2:
-        raise UserError(
-            f"{name}: expected a feature matrix (N, d), found shape {tuple(x.shape)}; flatten each image"
-        )
+        raise UserError(f"{name}: expected a feature matrix (N, d), found shape {tuple(x.shape)}; flatten each image")
     if len(x) < least:
         raise UserError(f"{name}: expected at least {least} rows, found {len(x)}; pass more images")
     finite(name, x)
@@ -35,9 +33,7 @@ def finite(name: str, x: Tensor) -> None:
     """Raises when any entry is NaN or infinite: a failed measure must never become an empty cell."""
     bad = int((~torch.isfinite(x)).sum()) if x.is_floating_point() else 0
     if bad:
-        raise UserError(
-            f"{name}: expected finite numbers, found {bad} NaN or infinite entries; mend what made them"
-        )
+        raise UserError(f"{name}: expected finite numbers, found {bad} NaN or infinite entries; mend what made them")
 
 
 def labels(name: str, ids: Tensor, count: int) -> Tensor:
@@ -69,7 +65,5 @@ def class_rows(name: str, ids: Tensor, classes: Sequence[int], least: int) -> di
     rows = {int(c): (ids == int(c)).nonzero().squeeze(1) for c in classes}
     for c, index in rows.items():
         if len(index) < least:
-            raise UserError(
-                f"{name}: expected at least {least} images of class {c}, found {len(index)}; pass more"
-            )
+            raise UserError(f"{name}: expected at least {least} images of class {c}, found {len(index)}; pass more")
     return rows

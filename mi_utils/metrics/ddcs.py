@@ -38,9 +38,7 @@ class DDCS:
     effective: float
 
 
-def transform(
-    d: Float[Tensor, " n"], kind: Transform = "recip1p", scale: float | None = None
-) -> Float[Tensor, " n"]:
+def transform(d: Float[Tensor, " n"], kind: Transform = "recip1p", scale: float | None = None) -> Float[Tensor, " n"]:
     r"""g(d), decreasing: $1/(1+d)$, $1/(1+d/s)$, $e^{-d}$, $\max(0,1-d)$ or $1/d$.
 
     `scale` s is read by `recip1p_scaled` alone: the median nearest distance between two halves of the private
@@ -110,9 +108,7 @@ def _radius(radius: float | Tensor, like: Tensor) -> Tensor:
     """The threshold as a tensor that broadcasts over the N targets."""
     r = torch.as_tensor(radius, dtype=like.dtype)
     if r.ndim > 1 or (r.ndim == 1 and len(r) != len(like)) or not bool((r >= 0).all()):
-        raise UserError(
-            f"radius: expected one number >= 0 or one per target ({len(like)}), found {tuple(r.shape)}"
-        )
+        raise UserError(f"radius: expected one number >= 0 or one per target ({len(like)}), found {tuple(r.shape)}")
     return r
 
 

@@ -66,7 +66,5 @@ def _rows(
 def _ratio(fake: float, real: float, c: int) -> float:
     """fake / real, refused when the real images of the class do not vary at all."""
     if real == 0:
-        raise UserError(
-            f"real: expected varied images of class {c}, found identical ones; check the data file"
-        )
+        raise UserError(f"real: expected varied images of class {c}, found identical ones; check the data file")
     return fake / real

@@ -123,9 +123,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given: reject where the result is <= alpha."""
     p = torch.as_tensor(list(p_values), dtype=torch.float64)
     if p.ndim != 1 or len(p) == 0 or not bool(((p >= 0) & (p <= 1)).all()):
-        raise UserError(
-            f"p_values: expected numbers in [0, 1], at least one, found {list(p_values)}; check the tests"
-        )
+        raise UserError(f"p_values: expected numbers in [0, 1], at least one, found {list(p_values)}; check the tests")
     order = p.argsort()
     stepped = (p[order] * torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1)
     return torch.empty_like(p).scatter(0, order, stepped).tolist()
@@ -147,9 +145,7 @@ def _association(
     for name, v in (("x", x), ("y", y)):
         checks.finite(name, v)
         if bool((v == v[0]).all()):
-            raise UserError(
-                f"{name}: expected varied values, found {len(v)} equal ones; nothing can follow it"
-            )
+            raise UserError(f"{name}: expected varied values, found {len(v)} equal ones; nothing can follow it")
     rows = torch.randint(len(x), (draws, len(x)), generator=generator, device=generator.device).cpu()
     return _interval(statistic(x, y), statistic(x[rows], y[rows]), len(x))
 
@@ -159,9 +155,7 @@ def _matrix(name: str, values: Tensor) -> Float[Tensor, "s c"]:
     matrix = values.double().cpu()
     matrix = matrix[:, None] if matrix.ndim == 1 else matrix
     if matrix.ndim != 2 or 0 in matrix.shape:
-        raise UserError(
-            f"{name}: expected (seeds, classes), none empty, found {tuple(values.shape)}; one row per seed"
-        )
+        raise UserError(f"{name}: expected (seeds, classes), none empty, found {tuple(values.shape)}; one row per seed")
     checks.finite(name, matrix)
     return matrix
 

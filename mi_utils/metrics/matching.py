@@ -55,9 +55,7 @@ def nearest(
     beyond rounding.
     """
     _check(fake, real, fake_labels, real_labels)
-    centre = embed(real[:batch]).mean(
-        0
-    )  # a common shift leaves distances alone and shrinks the norms' rounding
+    centre = embed(real[:batch]).mean(0)  # a common shift leaves distances alone and shrinks the norms' rounding
     running = _Running(len(fake), len(real), centre)
     for start in range(0, len(real), hold):
         held = torch.cat([embed(x) for x in real[start : start + hold].split(batch)]) - centre
@@ -123,6 +121,4 @@ def _check(fake: Tensor, real: Tensor, fake_labels: Tensor | None, real_labels: 
         checks.labels("real_labels", real_labels, len(real))
         strangers = sorted(set(fake_labels.tolist()) - set(real_labels.tolist()))
         if strangers:
-            raise UserError(
-                f"fake_labels: expected classes of the real set, found {strangers}; drop those fakes"
-            )
+            raise UserError(f"fake_labels: expected classes of the real set, found {strangers}; drop those fakes")

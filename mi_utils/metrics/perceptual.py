@@ -63,9 +63,7 @@ class STLPIPS(nn.Module):
         self.scaling, self.trunk = net.scaling_layer, net.net
         heads = [head.model[-1].weight.detach().flatten() for head in net.lins]
         if any(bool((w < 0).any()) for w in heads):
-            raise UserError(
-                "stlpips_pytorch: expected heads >= 0, found negative weights; reinstall the package"
-            )
+            raise UserError("stlpips_pytorch: expected heads >= 0, found negative weights; reinstall the package")
         for layer, w in enumerate(heads):
             self.register_buffer(f"head{layer}", w.sqrt())
 
@@ -87,9 +85,7 @@ def to_rgb_float(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
     """uint8 grey or colour images to [-1,1], grey repeated over the three channels."""
     checks.images("images", x)
     if min(x.shape[2:]) < LEAST_SIDE:
-        raise UserError(
-            f"images: expected sides >= {LEAST_SIDE} px, found {tuple(x.shape[2:])}; resize to 32 px"
-        )
+        raise UserError(f"images: expected sides >= {LEAST_SIDE} px, found {tuple(x.shape[2:])}; resize to 32 px")
     return (x.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
@@ -99,9 +95,7 @@ def embed(x: UInt8[Tensor, "n c h w"], net: STLPIPS) -> Float[Tensor, "n d"]:
         return net(to_rgb_float(x.to(net.head0.device)))
 
 
-def distances(
-    a: UInt8[Tensor, "n c h w"], b: UInt8[Tensor, "m c h w"], net: STLPIPS, batch: int = 128
-) -> Tensor:
+def distances(a: UInt8[Tensor, "n c h w"], b: UInt8[Tensor, "m c h w"], net: STLPIPS, batch: int = 128) -> Tensor:
     """All ST-LPIPS values (n, m) of two sets that fit in memory together; for more images use `nearest`."""
     rows_a, rows_b = (torch.cat([embed(x, net) for x in images.split(batch)]) for images in (a, b))
     centre = rows_b.mean(0)

@@ -67,12 +67,8 @@ def prdc_per_class(
 
     All images of a class are used: the larger set is never cut to the smaller.
     """
-    real_rows = checks.class_rows(
-        "real features", checks.labels("real_labels", real_labels, len(real)), classes, k + 1
-    )
-    fake_rows = checks.class_rows(
-        "fake features", checks.labels("fake_labels", fake_labels, len(fake)), classes, k + 1
-    )
+    real_rows = checks.class_rows("real features", checks.labels("real_labels", real_labels, len(real)), classes, k + 1)
+    fake_rows = checks.class_rows("fake features", checks.labels("fake_labels", fake_labels, len(fake)), classes, k + 1)
     values = {c: prdc(real[real_rows[c]], fake[fake_rows[c]], k) for c in real_rows}
     return values, {name: sum(v[name] for v in values.values()) / len(values) for name in PRDC}
 
@@ -91,12 +87,7 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     centred_a, centred_b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
     factor_a, factor_b = (torch.linalg.qr(x, mode="r").R for x in (centred_a, centred_b))
     cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
-    value = (
-        (a.mean(0) - b.mean(0)).square().sum()
-        + centred_a.square().sum()
-        + centred_b.square().sum()
-        - 2 * cross
-    )
+    value = (a.mean(0) - b.mean(0)).square().sum() + centred_a.square().sum() + centred_b.square().sum() - 2 * cross
     return max(float(value), 0.0)  # rounding can leave -1e-13 for equal sets
 
 
@@ -125,9 +116,7 @@ def mmd_rbf(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], bandwidth: float |
     a, b = checks.pair("first features", a, "second features", b, least=2)
     sigma = median_bandwidth(a, b) if bandwidth is None else bandwidth
     if not sigma > 0:
-        raise UserError(
-            f"bandwidth: expected a positive number, found {sigma}; None takes the median distance"
-        )
+        raise UserError(f"bandwidth: expected a positive number, found {sigma}; None takes the median distance")
     n, m = len(a), len(b)
     within_a = (_kernel_sum(a, a, sigma) - n) / (n * (n - 1))  # k(x, x) = 1 is left out
     within_b = (_kernel_sum(b, b, sigma) - m) / (m * (m - 1))
@@ -147,8 +136,6 @@ def _tiles(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[Float[T
 def effective_matches(nearest_real: Int[Tensor, " m"]) -> float:
     r"""$N_{eff}=\exp H(n_i/M)$ with $n_i$ the fakes whose nearest real is $i$; 1 when all fakes copy one."""
     if len(nearest_real) == 0:
-        raise UserError(
-            "nearest_real: expected the nearest real of at least 1 fake, found 0; pass reconstructions"
-        )
+        raise UserError("nearest_real: expected the nearest real of at least 1 fake, found 0; pass reconstructions")
     share = torch.bincount(nearest_real).double() / len(nearest_real)
     return float(torch.special.entr(share).sum().exp())

@@ -51,8 +51,7 @@ class Judgement(_Model):
 
 
 class Effect(_Model):
-    """One comparison: the claim holds when `interval` lies beyond `margin` in `direction` (+1 above, -1
-    below).
+    """One comparison: the claim holds when `interval` lies beyond `margin` in `direction` (+1 above, -1 below).
 
     `partly`: a weaker bound that the interval must clear for a partial success; None = the point beyond
     `margin`.
@@ -173,9 +172,7 @@ def equivalence(
     partly: float | None = None,
     stand_in: str | None = None,
 ) -> Judgement:
-    """A difference that should be nil.  Reproduced: interval within ±margin; partly: within ±`partly`; else
-    not.
-    """
+    """A difference that should be nil.  Reproduced: interval within ±margin; partly: within ±`partly`; else not."""
     if interval.n < LEAST_SEEDS:
         return _too_few(claim, interval)
     reach = max(abs(interval.low), abs(interval.high))

@@ -331,9 +331,7 @@ def _ends(value: Interval | float) -> tuple[float, float]:
 
 
 def _bars(values: Sequence[Interval | float]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n,) and the reach of their bars below and above (2, n); a percentile interval may miss its
-    point.
-    """
+    """Points (n,) and the reach of their bars below and above (2, n); a percentile interval may miss its point."""
     points = np.array([_middle(v) for v in values])
     ends = np.array([_ends(v) for v in values]).T
     return points, np.maximum([points - ends[0], ends[1] - points], 0)

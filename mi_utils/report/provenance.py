@@ -83,9 +83,7 @@ def _version(name: str) -> str:
 
 
 def peak_memory_mb() -> dict[str, int]:
-    """Largest resident size of this process and of any worker it waited for, and of the GPU's allocator, in
-    MB.
-    """
+    """Largest resident size of this process and of any worker it waited for, and of the GPU's allocator, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     who = {"process": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
     peak = {name: resource.getrusage(w).ru_maxrss * unit // 10**6 for name, w in who.items()}

@@ -25,9 +25,7 @@ NOT_COMPUTED = "not computed: "
 def rows(
     attack: str, setting: str, seed: int, values: Mapping[str, float | Mapping[int, float]], n: int
 ) -> pd.DataFrame:
-    """Scores of one run: metric -> pooled value, or metric -> {class id: value}.  `n` images stand behind
-    each.
-    """
+    """Scores of one run: metric -> pooled value, or metric -> {class id: value}.  `n` images stand behind each."""
     cells = [
         (attack, setting, seed, str(name), metric, float(number), n, "")
         for metric, value in values.items()
@@ -118,9 +116,7 @@ def paired(
 
 
 def per_seed(frame: pd.DataFrame) -> pd.DataFrame:
-    """One value per attack, setting, metric and seed: the pooled one where there is one, else the class
-    mean.
-    """
+    """One value per attack, setting, metric and seed: the pooled one where there is one, else the class mean."""
     keys = ["attack", "setting", "metric", "seed"]
     pooled = frame[frame["class"] == POOLED].set_index(keys)[["value", "reason"]]
     classes = frame[frame["class"] != POOLED].groupby(keys, sort=False)

@@ -29,9 +29,7 @@ def _body(node: ast.AST) -> list[ast.stmt]:
     """Statements of a module, class or function without its docstring."""
     first = node.body[0] if node.body else None
     documented = (
-        isinstance(first, ast.Expr)
-        and isinstance(first.value, ast.Constant)
-        and isinstance(first.value.value, str)
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
     )
     return node.body[1:] if documented else node.body
 

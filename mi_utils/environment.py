@@ -27,9 +27,16 @@ dependencies:
 
 def locked(text: str, python: str = PYTHON) -> dict[str, str]:
     """Name -> version of the lines of a lock whose marker holds on 64-bit Linux under `python` ("3.11")."""
-    target = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux",
-              "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix",
-              "implementation_name": "cpython", "platform_python_implementation": "CPython"}
+    target = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
     versions = {}
     for line in re.findall(r"^[A-Za-z0-9][^\\\n]*", text, flags=re.MULTILINE):
         pin, _, marker = line.partition(" ; ")

@@ -1,14 +1,14 @@
 """Stage: one cached computation. Its key is its configuration, its upstreams' keys, its data and its source.
 
-    class Squares(Stage):
-        n: int = 4
-        def compute(self, job: Job) -> Output:
-            total = torch.zeros(self.n)
-            for i in job.steps(100, {"total": total}):      # progress, checkpoint, resume
-                total += i * torch.arange(self.n)
-            return Output(tensors={"total": total}, meta={"steps": 100})
+class Squares(Stage):
+    n: int = 4
+    def compute(self, job: Job) -> Output:
+        total = torch.zeros(self.n)
+        for i in job.steps(100, {"total": total}):      # progress, checkpoint, resume
+            total += i * torch.arange(self.n)
+        return Output(tensors={"total": total}, meta={"steps": 100})
 
-    Squares(n=3).result().tensors["total"]                  # computed once, then read from the store
+Squares(n=3).result().tensors["total"]                  # computed once, then read from the store
 """
 
 import copy
@@ -45,6 +45,7 @@ __all__ = ["Config", "Job", "Output", "Result", "Row", "Stage", "StageFailed", "
 logging.getLogger("exca").setLevel(logging.ERROR)
 # Ends of finished loops held in memory until the next checkpoint is due.
 _MOST_WAITING_BYTES = 64 << 20
+
 
 @dataclass
 class Output:
@@ -240,9 +241,7 @@ class Stage(Config):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: v for name, v in fields.items() if isinstance(v, bool | int | float | str)}
 
-    def entry(
-        self, device: str = "auto", tick: Callable[[], None] | None = None, **infra: str | int
-    ) -> "Entry":
+    def entry(self, device: str = "auto", tick: Callable[[], None] | None = None, **infra: str | int) -> "Entry":
         """This stage as exca's task in the current store; `infra` are exca's cluster fields."""
         made = Entry(stage=type(self).__name__, key=self.key, infra={"folder": store.root(), **infra})
         made._stage, made._device, made._tick = self, device, tick
@@ -458,8 +457,9 @@ class Job:
         if found is None:
             return 0
         if found["device"] != self.device.type:
-            store.log.warning("%s: its checkpoint is of a %s run; starting from step 0", self.stage.title,
-                              found["device"])
+            store.log.warning(
+                "%s: its checkpoint is of a %s run; starting from step 0", self.stage.title, found["device"]
+            )
             return 0
         for name, value in state.items():
             _put_back(value, found["state"][name], self.device)
@@ -501,8 +501,7 @@ def _packed(name: str, item: object) -> object:
         if isinstance(item, kind):
             return kind(item)
     raise UserError(
-        f"job.steps: state {name!r}: expected numbers, strings or tensors in the list, found "
-        f"{type(item).__name__}"
+        f"job.steps: state {name!r}: expected numbers, strings or tensors in the list, found {type(item).__name__}"
     )
 
 

@@ -1,10 +1,10 @@
 """The result store: safetensors published by one rename, checkpoints, locks, progress.
 
-    <store>/MI_STORE                    marks the folder as a store
-    <store>/<method>,<version>/<uid>/   one folder a stage (exca's): job.pkl, stage.json, recipe.yaml,
-                                        progress.json, checkpoint-*.pt, failure.json, failure.log
-                          .../output/   tensors.safetensors, meta.json, manifest.json: whole or not at all
-    <store>/locks, <store>/tmp          one lock a key; what is being written
+<store>/MI_STORE                    marks the folder as a store
+<store>/<method>,<version>/<uid>/   one folder a stage (exca's): job.pkl, stage.json, recipe.yaml,
+                                    progress.json, checkpoint-*.pt, failure.json, failure.log
+                      .../output/   tensors.safetensors, meta.json, manifest.json: whole or not at all
+<store>/locks, <store>/tmp          one lock a key; what is being written
 """
 
 import errno

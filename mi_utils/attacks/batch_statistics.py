@@ -5,9 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def channel_distance(
-    mean: Float[Tensor, " c"], var: Float[Tensor, " c"], norm: nn.BatchNorm2d
-) -> Float[Tensor, ""]:
+def channel_distance(mean: Float[Tensor, " c"], var: Float[Tensor, " c"], norm: nn.BatchNorm2d) -> Float[Tensor, ""]:
     r"""$\frac1C\sum_c (\mu_c-\hat\mu_c)^2/\hat\sigma_c^2 + (\log\sigma_c^2-\log\hat\sigma_c^2)^2$.
 
     $\hat\mu,\hat\sigma^2$ are the running statistics of the private training images, which every white-box

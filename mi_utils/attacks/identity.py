@@ -23,9 +23,7 @@ class Views(Config):
     transform: Augment = Augment()
     combine: Literal["loss", "logit"] = "loss"
 
-    def logits(
-        self, target: nn.Module, x: Float[Tensor, "n c s s"], rng: torch.Generator
-    ) -> Float[Tensor, "v n k"]:
+    def logits(self, target: nn.Module, x: Float[Tensor, "n c s s"], rng: torch.Generator) -> Float[Tensor, "v n k"]:
         """T(A_v x) for v = 1..V by one pass of the target."""
         views = torch.cat([x, *(self.transform(x, rng) for _ in range(self.count - 1))])
         return target(views).unflatten(0, (self.count, len(x)))

@@ -172,9 +172,7 @@ class PatchMI(Stage):
         facts = self.target.facts()
         expected, known = (facts["channels"], facts["size"], facts["size"]), len(facts["classes"])
         if tuple(shape) != expected:
-            raise UserError(
-                f"auxiliary: expected images {expected} as the target takes, found {tuple(shape)}"
-            )
+            raise UserError(f"auxiliary: expected images {expected} as the target takes, found {tuple(shape)}")
         if not self.classes or not 0 <= min(self.classes) <= max(self.classes) < known:
             raise UserError(f"classes: expected ids in 0..{known - 1} (the target's), found {self.classes}")
         for critic in self.critics:
@@ -204,9 +202,7 @@ class PatchMI(Stage):
         # A single patch has no grid to normalise over.
         whole = patch_count(self.target.facts()["size"], c.patch, c.stride, c.padding) == 1
         norm = "none" if whole else self.d_norm
-        return PatchDiscriminator(
-            c.patch, c.stride, c.padding, self.n_df, channels, self.groups, norm, self.d_padding
-        )
+        return PatchDiscriminator(c.patch, c.stride, c.padding, self.n_df, channels, self.groups, norm, self.d_padding)
 
     def _state(self, nets: Networks) -> dict[str, object]:
         """What a checkpoint keeps of the networks."""

@@ -41,8 +41,7 @@ def normal(
 ) -> Float[Tensor, "n *shape"]:
     """N(0, I) starts in the order of `rows`; a class's own do not depend on the other classes."""
     drawn = [
-        torch.randn((samples, *shape), generator=seeded(name, seed, y, device=device), device=device)
-        for y in classes
+        torch.randn((samples, *shape), generator=seeded(name, seed, y, device=device), device=device) for y in classes
     ]
     return torch.stack(drawn, 1).flatten(0, 1)
 

@@ -58,9 +58,7 @@ class Posterior(nn.Module):
         every = self.mean[:, :, None] + noise[:, None] @ factor.mT
         return (choice.mT[..., None] * every).sum(1)
 
-    def log_density(
-        self, w: Float[Tensor, "k n d"], factor: Float[Tensor, "k m d d"]
-    ) -> Float[Tensor, "k n"]:
+    def log_density(self, w: Float[Tensor, "k n d"], factor: Float[Tensor, "k m d d"]) -> Float[Tensor, "k n"]:
         r"""$\log\sum_k\pi_k\mathcal N(w;m_k,\Sigma_k)$, exact."""
         centred = (w[:, None] - self.mean[:, :, None]).mT
         white = torch.linalg.solve_triangular(factor, centred, upper=False)
@@ -131,17 +129,13 @@ class VMI(Stage):
 
     def _posterior(self, device: torch.device) -> Posterior:
         """m_k ~ N(0, I), L_k = I, equal weights."""
-        start = per_sample.normal(
-            "vmi means", self.seed, self.classes, 1, self.components, LATENT, device=device
-        )
+        start = per_sample.normal("vmi means", self.seed, self.classes, 1, self.components, LATENT, device=device)
         return Posterior(start, self.jitter)
 
     def _draw(self, streams: list[torch.Generator], n: int) -> tuple[Tensor, Tensor]:
         """Standard normal (K, n, d) and Gumbel (K, n, M) noise, a class from its own stream."""
         normal = [torch.randn((n, LATENT), generator=s, device=s.device) for s in streams]
-        waiting = [
-            torch.empty((n, self.components), device=s.device).exponential_(generator=s) for s in streams
-        ]
+        waiting = [torch.empty((n, self.components), device=s.device).exponential_(generator=s) for s in streams]
         return torch.stack(normal), -torch.stack(waiting).log()
 
     def _identity(

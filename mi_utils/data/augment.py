@@ -202,9 +202,7 @@ class ResizedCrop(Geometric):
     @model_validator(mode="after")
     def _ranges(self) -> "ResizedCrop":
         if not (0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]):
-            raise UserError(
-                f"area, aspect: expected 0 < low <= high (area <= 1), found {self.area} and {self.aspect}"
-            )
+            raise UserError(f"area, aspect: expected 0 < low <= high (area <= 1), found {self.area} and {self.aspect}")
         return self
 
     def place(self, canvas: Canvas, draw: Draw) -> tuple[Tensor, Canvas]:
@@ -281,9 +279,7 @@ class Stroke(Values):
         return images
 
 
-def thicken(
-    images: Float[Tensor, "n c h w"], radius: Float[Tensor, " m"], most: int
-) -> Float[Tensor, "n c h w"]:
+def thicken(images: Float[Tensor, "n c h w"], radius: Float[Tensor, " m"], most: int) -> Float[Tensor, "n c h w"]:
     """Each image dilated (radius > 0) or eroded (< 0) by a square; blended between whole radii -most..most.
 
     `radius`: px, at most `most`, one value per image or one for all.
@@ -357,17 +353,7 @@ class GaussianNoise(Values):
 # ---------------------------------------------------------------- pipeline
 
 AnyStep = Annotated[
-    Affine
-    | Rotate
-    | Flip
-    | Pad
-    | Crop
-    | ResizedCrop
-    | Elastic
-    | Stroke
-    | Photometric
-    | Cutout
-    | GaussianNoise,
+    Affine | Rotate | Flip | Pad | Crop | ResizedCrop | Elastic | Stroke | Photometric | Cutout | GaussianNoise,
     Field(discriminator="kind"),
 ]
 
@@ -379,9 +365,7 @@ class Augment(Config):
     fill: Annotated[float, Field(ge=-1, le=1)] = -1.0
     draw: Literal["sample", "batch"] = "sample"
 
-    def __call__(
-        self, images: Float[Tensor, "n c h w"], generator: torch.Generator
-    ) -> Float[Tensor, "n c h2 w2"]:
+    def __call__(self, images: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h2 w2"]:
         """Transformed images; floats in [-1, 1] in and out, gradients flow to `images`."""
         draw = Draw(generator, len(images) if self.draw == "sample" else 1, images.detach())
         group: list[Geometric | Elastic] = []
@@ -414,14 +398,10 @@ def warped(
     at = coordinates(maps, canvas.pixels, draw)
     grid = at / at.new_tensor([width / 2, height / 2])
     grid = grid.expand(len(images), *grid.shape[1:])
-    return (
-        F.grid_sample(images - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
-    )
+    return F.grid_sample(images - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
 
 
-def coordinates(
-    maps: Sequence[Tensor | Elastic], pixels: tuple[int, int], draw: Draw
-) -> Float[Tensor, "n h w 2"]:
+def coordinates(maps: Sequence[Tensor | Elastic], pixels: tuple[int, int], draw: Draw) -> Float[Tensor, "n h w 2"]:
     """Where each output pixel comes from, (x, y) in px from the input's centre: maps from last to first."""
     height, width = pixels
     y = torch.arange(height, device=draw.like.device, dtype=draw.like.dtype) - (height - 1) / 2

@@ -31,9 +31,7 @@ def manifest() -> dict[str, Any]:
     """What `data/glyphs/manifest.json` says; UserError where the project's data folder is missing."""
     path = SHEETS / "manifest.json"
     if not path.is_file():
-        raise UserError(
-            f"{path}: the shipped glyph sheets are missing; run from a whole checkout of the project"
-        )
+        raise UserError(f"{path}: the shipped glyph sheets are missing; run from a whole checkout of the project")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -46,9 +44,7 @@ def sheet(name: Literal["hangul", "latin"], hand: str) -> UInt8[Tensor, "symbols
         raise UserError(f"hands: {facts['title']} has {', '.join(entries)}; found {hand!r}")
     path = SHEETS / entries[hand]["file"]
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entries[hand]["sha256"]:
-        raise UserError(
-            f"{path}: missing or not the shipped file (its SHA-256 differs); restore it from the project"
-        )
+        raise UserError(f"{path}: missing or not the shipped file (its SHA-256 differs); restore it from the project")
     side, columns = manifest()["tile"], manifest()["columns"]
     with Image.open(path) as image:
         levels = np.array(image)
@@ -84,9 +80,7 @@ class GlyphSheet(Source):
         labels = torch.tensor(symbols).repeat(len(hands))
         if self.copies:
             tiles, labels = variants(tiles, self.copies, name, self.seed), labels.repeat(self.copies)
-        return Catalogue(
-            labels, tuple(facts["symbols"]), f"{facts['title']}{suffix}", lambda index: tiles[index]
-        )
+        return Catalogue(labels, tuple(facts["symbols"]), f"{facts['title']}{suffix}", lambda index: tiles[index])
 
 
 def variants(tiles: UInt8[Tensor, "n 1 h w"], copies: int, *words: int | str) -> UInt8[Tensor, "m 1 h w"]:
@@ -116,9 +110,7 @@ class HangulSheet(GlyphSheet):
             return sorted(splits.shuffled(len(symbols), "syllables", self.seed)[: self.syllables].tolist())
         unknown = "".join(sorted(set(self.syllables) - set(symbols)))
         if unknown or not self.syllables:
-            raise UserError(
-                f"syllables: expected some of the sheet's {len(symbols)}, found {unknown or 'none'}"
-            )
+            raise UserError(f"syllables: expected some of the sheet's {len(symbols)}, found {unknown or 'none'}")
         return sorted({symbols.index(syllable) for syllable in self.syllables})
 
     def open(self) -> Catalogue:
@@ -141,15 +133,9 @@ class LatinSheet(GlyphSheet):
         available = hand_names("latin", self.split)
         strangers = [hand for hand in self.hands or () if hand not in available]
         if strangers:
-            raise UserError(
-                f"hands: split {self.split!r} has {', '.join(available)}; found {', '.join(strangers)}"
-            )
+            raise UserError(f"hands: split {self.split!r} has {', '.join(available)}; found {', '.join(strangers)}")
         count = len(manifest()["sheets"]["latin"]["symbols"])
-        chosen = {"letters": range(LETTERS), "digits": range(LETTERS, count), "all": range(count)}[
-            self.symbols
-        ]
-        found = self.catalogue(
-            "latin", self.hands or available, list(chosen), f" {self.symbols} {self.split}"
-        )
+        chosen = {"letters": range(LETTERS), "digits": range(LETTERS, count), "all": range(count)}[self.symbols]
+        found = self.catalogue("latin", self.hands or available, list(chosen), f" {self.symbols} {self.split}")
         first = chosen[0]
         return Catalogue(found.labels - first, found.classes[first : chosen[-1] + 1], found.name, found.read)

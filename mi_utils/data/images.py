@@ -96,9 +96,7 @@ class ImageSet:
 
     def take(self, index: Int[Tensor, " m"] | Sequence[int] | slice) -> "ImageSet":
         """The images at these positions, in this order; a boolean mask (N,) works too."""
-        index = (
-            torch.as_tensor(index, device=self.labels.device) if isinstance(index, list | tuple) else index
-        )
+        index = torch.as_tensor(index, device=self.labels.device) if isinstance(index, list | tuple) else index
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def only_classes(self, ids: Iterable[int]) -> "ImageSet":
@@ -152,9 +150,7 @@ def checked_classes(ids: Iterable[int], classes: Sequence[str], name: str) -> li
     wanted = list(ids)
     unknown = sorted({i for i in wanted if not 0 <= i < len(classes)})
     if unknown or not wanted:
-        raise UserError(
-            f"classes: {name} has class ids 0..{len(classes) - 1}, found {unknown or 'an empty list'}"
-        )
+        raise UserError(f"classes: {name} has class ids 0..{len(classes) - 1}, found {unknown or 'an empty list'}")
     return wanted
 
 
@@ -165,9 +161,7 @@ def require_per_class(images: ImageSet, n: int, classes: Iterable[int] | None = 
     short = [f"{images.classes[i]!r} has {counts[i]}" for i in wanted if counts[i] < n]
     if short:
         more = f" and {len(short) - 3} more classes" if len(short) > 3 else ""
-        raise UserError(
-            f"{images.name}: expected at least {n} images per class, found: {', '.join(short[:3])}{more}"
-        )
+        raise UserError(f"{images.name}: expected at least {n} images per class, found: {', '.join(short[:3])}{more}")
 
 
 # ---------------------------------------------------------------- files
@@ -175,9 +169,7 @@ def require_per_class(images: ImageSet, n: int, classes: Iterable[int] | None = 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key in which runs of digits count as numbers: 2 before 10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
-    ]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _mode(image: Image.Image, path: str) -> Literal["L", "RGB"]:
@@ -186,14 +178,10 @@ def _mode(image: Image.Image, path: str) -> Literal["L", "RGB"]:
         return "L"
     if image.mode in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
         return "RGB"
-    raise UserError(
-        f"{path}: expected an 8-bit grey or colour image, found mode {image.mode}; convert the file"
-    )
+    raise UserError(f"{path}: expected an 8-bit grey or colour image, found mode {image.mode}; convert the file")
 
 
-def decode(
-    file: Path | object, name: str, size: int | None, channels: int | None, crop: int | None
-) -> np.ndarray:
+def decode(file: Path | object, name: str, size: int | None, channels: int | None, crop: int | None) -> np.ndarray:
     """(C, H, W) uint8 of one image file (a path or a binary stream); UserError naming the file.
 
     Turned as its EXIF tag says.  `crop`: central square in pixels; with `size`, a central square is cut in
@@ -204,9 +192,7 @@ def decode(
             mode = _mode(opened, name) if channels is None else {1: "L", 3: "RGB"}[channels]
             image = ImageOps.exif_transpose(opened).convert(mode)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(
-            f"{name}: far too many pixels (decompression bomb?); remove or shrink the file"
-        ) from None
+        raise UserError(f"{name}: far too many pixels (decompression bomb?); remove or shrink the file") from None
     except UnidentifiedImageError:
         raise UserError(f"{name}: expected an image, found something else; remove the file") from None
     except (OSError, SyntaxError, ValueError, EOFError) as problem:
@@ -225,9 +211,7 @@ def decode(
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def decode_all(
-    files: Sequence[Callable[[], tuple[object, str]]], source: "Source"
-) -> UInt8[Tensor, "n c h w"]:
+def decode_all(files: Sequence[Callable[[], tuple[object, str]]], source: "Source") -> UInt8[Tensor, "n c h w"]:
     """One tensor of all files; an entry opens a file and names it.  UserError for unlike sizes or kinds."""
 
     def one(opener: Callable[[], tuple[object, str]]) -> np.ndarray:
@@ -243,9 +227,7 @@ def decode_all(
             for row, pixels in enumerate(pool.map(one, files)):
                 if pixels.shape != first.shape:
                     found, expected = _shape(pixels), f"{_shape(first)} as in {files[0]()[1]}"
-                    raise UserError(
-                        f"{files[row]()[1]}: expected {expected}, found {found}; set `size` and `channels`"
-                    )
+                    raise UserError(f"{files[row]()[1]}: expected {expected}, found {found}; set `size` and `channels`")
                 out[row] = pixels
     return torch.from_numpy(out)
 
@@ -282,9 +264,7 @@ def files_digest(files: Sequence[Path], base: Path) -> str:
     rows = [
         [
             path.relative_to(base).as_posix(),
-            _file_digest(path, stat.st_size, stat.st_mtime_ns)
-            if by_content
-            else [stat.st_size, stat.st_mtime_ns],
+            _file_digest(path, stat.st_size, stat.st_mtime_ns) if by_content else [stat.st_size, stat.st_mtime_ns],
         ]
         for path, stat in zip(files, stats, strict=True)
     ]
@@ -333,9 +313,7 @@ def _load(source: Source, fingerprint: str | None, root: Path) -> ImageSet:
         wanted = torch.tensor(checked_classes(source.classes, catalogue.classes, catalogue.name))
         index = index[torch.isin(catalogue.labels, wanted)]
     if not len(index):
-        raise UserError(
-            f"{catalogue.name}: expected at least one image, found none of classes {source.classes}"
-        )
+        raise UserError(f"{catalogue.name}: expected at least one image, found none of classes {source.classes}")
     if source.limit is not None:
         index = index[splits.shuffled(len(index), "limit", source.seed)[: source.limit]]
     loaded = ImageSet(catalogue.read(index), catalogue.labels[index], catalogue.classes, catalogue.name)
@@ -508,11 +486,7 @@ class Folder(Source):
             raise UserError(f"path: {layout}, found no subfolder in {root}")
         files = [
             sorted(
-                (
-                    p
-                    for p in (root / name).iterdir()
-                    if p.name[0] != "." and p.name.lower() not in IGNORED_FILES
-                ),
+                (p for p in (root / name).iterdir() if p.name[0] != "." and p.name.lower() not in IGNORED_FILES),
                 key=lambda p: natural(p.name),
             )
             for name in names
@@ -533,9 +507,7 @@ class Folder(Source):
     def open(self) -> Catalogue:
         """List the files."""
         files, names = self.listing()
-        labels = torch.repeat_interleave(
-            torch.arange(len(names)), torch.tensor([len(found) for found in files])
-        )
+        labels = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(found) for found in files]))
         paths = [path for found in files for path in found]
         return Catalogue(
             labels,
@@ -562,13 +534,9 @@ class Parquet(Source):
     def files(self) -> list[Path]:
         """The matching files in the order of their names; UserError where there are none."""
         pattern = data_root() / str(self.path).replace("{split}", self.split)
-        found = sorted(
-            Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))), key=lambda p: p.name
-        )
+        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))), key=lambda p: p.name)
         if not found:
-            raise UserError(
-                f"path: expected Parquet files {pattern}, found none; a relative path starts at MI_DATA"
-            )
+            raise UserError(f"path: expected Parquet files {pattern}, found none; a relative path starts at MI_DATA")
         return found
 
     def fingerprint(self) -> str:
@@ -582,9 +550,7 @@ class Parquet(Source):
         tables = [self._column(file, self.label) for file in files]
         labels = torch.tensor([value for table in tables for value in table.to_pylist()])
         if labels.dtype != torch.int64:
-            raise UserError(
-                f"label: expected integers in column {self.label!r} of {files[0]}, found {labels.dtype}"
-            )
+            raise UserError(f"label: expected integers in column {self.label!r} of {files[0]}, found {labels.dtype}")
         classes = self._class_names(files[0]) or tuple(str(i) for i in range(int(labels.max()) + 1))
         folder = self.path.parent.name if self.path.is_absolute() else self.path.parent.as_posix()
         return Catalogue(
@@ -600,9 +566,7 @@ class Parquet(Source):
             return pyarrow.parquet.read_table(file, columns=[column]).column(column)
         except (pyarrow.ArrowException, OSError) as problem:
             reason = str(problem).splitlines()[0]
-            raise UserError(
-                f"{file}: expected a whole Parquet file, but it cannot be read ({reason})"
-            ) from None
+            raise UserError(f"{file}: expected a whole Parquet file, but it cannot be read ({reason})") from None
 
     def _class_names(self, file: Path) -> tuple[str, ...]:
         """Names of the label column's classes in the Hub's metadata; empty where there are none."""
@@ -612,9 +576,9 @@ class Parquet(Source):
 
     def _read(self, files: list[Path], index: Int[Tensor, " m"]) -> UInt8[Tensor, "m c h w"]:
         """Decode the chosen rows, counted over all files."""
-        rows = pyarrow.chunked_array(
-            [chunk for file in files for chunk in self._column(file, self.image).chunks]
-        ).take(pyarrow.array(index.numpy()))
+        rows = pyarrow.chunked_array([chunk for file in files for chunk in self._column(file, self.image).chunks]).take(
+            pyarrow.array(index.numpy())
+        )
         stored = [(row or {}).get("bytes") for row in rows.to_pylist()]
         if None in stored:
             row = int(index[stored.index(None)])
@@ -644,9 +608,7 @@ class UciDigits(Source):
         train, test = splits.stratified(labels, self.TEST, "uci-digits")
         index = {"train": train, "test": test, "all": torch.arange(len(labels))}[self.split]
         images = images[index]
-        return Catalogue(
-            labels[index], tuple(string.digits), f"UCI digits {self.split}", lambda chosen: images[chosen]
-        )
+        return Catalogue(labels[index], tuple(string.digits), f"UCI digits {self.split}", lambda chosen: images[chosen])
 
 
 @cache
@@ -713,9 +675,7 @@ class Shuffled(Source):
         patch = 1 if self.of == "pixels" else self.patch
         height, width = base.images.shape[2:]
         if height % patch or width % patch:
-            raise UserError(
-                f"patch: expected a divisor of the image's sides ({width}×{height} px), found {patch}"
-            )
+            raise UserError(f"patch: expected a divisor of the image's sides ({width}×{height} px), found {patch}")
         generator = runtime.generator("shuffled source", self.seed)
         images = torch.cat([shuffled_patches(part, patch, generator) for part in base.images.split(CHUNK)])
         name = f"{base.name}, {self.of} shuffled"

@@ -60,9 +60,7 @@ class AuxiliaryPool(Stage):
             raise UserError("transform: expected square images, add ResizedCrop or give the source a size")
         return Output({"images": torch.cat(parts)})
 
-    def _transformed(
-        self, images: UInt8[Tensor, "n c h w"], rng: torch.Generator
-    ) -> UInt8[Tensor, "n c s s"]:
+    def _transformed(self, images: UInt8[Tensor, "n c h w"], rng: torch.Generator) -> UInt8[Tensor, "n c s s"]:
         """The transform, then the target's own resampling."""
         x = self.transform(to_float(images), rng)
         if self.native is not None:

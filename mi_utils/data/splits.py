@@ -13,9 +13,7 @@ def shuffled(count: int, *words: int | str) -> Int[Tensor, " n"]:
     return torch.randperm(count, generator=runtime.generator("shuffled", *words))
 
 
-def stratified(
-    labels: Int[Tensor, " n"], test: int, *words: int | str
-) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
+def stratified(labels: Int[Tensor, " n"], test: int, *words: int | str) -> tuple[Int[Tensor, " a"], Int[Tensor, " b"]]:
     """Ascending indices (train, test) with exactly `test` images held out, each class in proportion.
 
     Whole shares are rounded down, and what is left goes to the classes with the largest remainders.

@@ -183,10 +183,7 @@ class CodeHead(nn.Module):
 def stack_groups(networks: Sequence[nn.Module], grouped: nn.Module) -> nn.Module:
     """Write K networks with groups=1 into one with groups=K; returns it."""
     states = [n.state_dict() for n in networks]
-    joined = {
-        name: torch.cat([s[name] for s in states]) if value.ndim else value
-        for name, value in states[0].items()
-    }
+    joined = {name: torch.cat([s[name] for s in states]) if value.ndim else value for name, value in states[0].items()}
     grouped.load_state_dict(joined)
     return grouped
 

@@ -59,9 +59,7 @@ class Evaluation(Stage):
             rows += self._closeness(images, labels, private)
         return Output(meta={"rows": rows})
 
-    def _judged(
-        self, images: Tensor, labels: Tensor, classes: list[int], device: torch.device
-    ) -> Iterable[Row]:
+    def _judged(self, images: Tensor, labels: Tensor, classes: list[int], device: torch.device) -> Iterable[Row]:
         """What target and evaluators say of every image."""
         says = {n: logits(s.network(device), images) for n, s in self.panel.everyone().items()}
         reject = says.pop("reject")
@@ -111,9 +109,7 @@ class Evaluation(Stage):
         real = drawn_per_class(private, self.perceptual)
         near = matching.nearest(
             embedded(fake.cpu(), str(images.device)),
-            private_embedding(
-                self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device)
-            ),
+            private_embedding(self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device)),
             lambda rows: rows,
             fake_labels=fake_labels,
             real_labels=real.labels,
@@ -156,9 +152,7 @@ def embedded(images: UInt8[Tensor, "n c s s"], device: str) -> Float[Tensor, "n 
 
 
 @lru_cache(maxsize=4)
-def private_embedding(
-    source: AnySource, classes: tuple[int, ...], count: int, device: str
-) -> Float[Tensor, "n d"]:
+def private_embedding(source: AnySource, classes: tuple[int, ...], count: int, device: str) -> Float[Tensor, "n d"]:
     """Embeddings of `drawn_per_class`, computed once per process: they are the same for every attack."""
     return embedded(drawn_per_class(source.load().only_classes(classes), count).images, device)
 
@@ -175,16 +169,12 @@ def features(net: Classifier, images: UInt8[Tensor, "n c s s"]) -> Float[Tensor,
     return torch.cat([net.features(to_float(part)) for part in images.split(512)])
 
 
-def by_class(
-    metric: str, values: Float[Tensor, " n"], labels: Int[Tensor, " n"], classes: list[int]
-) -> list[Row]:
+def by_class(metric: str, values: Float[Tensor, " n"], labels: Int[Tensor, " n"], classes: list[int]) -> list[Row]:
     """Mean per class, and over all images."""
     same = labels == torch.tensor(classes, device=labels.device)[:, None]
     counts = same.sum(1)
     means = (same * values).sum(1) / counts
-    rows: list[Row] = [
-        (metric, c, m, n) for c, m, n in zip(classes, means.tolist(), counts.tolist(), strict=True)
-    ]
+    rows: list[Row] = [(metric, c, m, n) for c, m, n in zip(classes, means.tolist(), counts.tolist(), strict=True)]
     return [*rows, (metric, "all", values.mean().item(), len(values))]
 
 

@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args
 
 import pandas as pd
-import pydantic
 from torch import Tensor
 
 from mi_utils.errors import UserError
@@ -74,9 +73,7 @@ class Plan:
             raise UserError(f"seed: expected one of {sorted({r.seed for r in here})}, found {seed}")
         return matching[0]
 
-    def reconstructions(
-        self, attack: str, setting: str | None = None, seed: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def reconstructions(self, attack: str, setting: str | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Stored images uint8 (N, C, S, S) and labels (N,); UserError where the run is not stored yet."""
         run = self.find(attack, setting, seed)
         if not run.stage.stored():
@@ -96,9 +93,7 @@ def suggestion(found: str, known: Iterable[str]) -> str:
     return f"expected one of {', '.join(known)}, found {found!r}{hint}"
 
 
-def settings_for(
-    profile: str, makers: dict[str, Callable[[], AnyConfig]], overrides: dict[str, Any]
-) -> AnyConfig:
+def settings_for(profile: str, makers: dict[str, Callable[[], AnyConfig]], overrides: dict[str, Any]) -> AnyConfig:
     """The settings of a profile with fields overridden; UserError for an unknown profile, field or bad value."""
     if profile not in makers:
         raise UserError(f"profile: {suggestion(profile, makers)}")
@@ -106,9 +101,4 @@ def settings_for(
     for name in overrides:
         if name not in type(base).model_fields:
             raise UserError(f"{name}: unknown field; {suggestion(name, type(base).model_fields)}")
-    try:
-        return base.model_copy(update=overrides)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "settings"
-        raise UserError(f"{place}: {first['msg']}, found {first['input']!r}") from None
+    return base.model_copy(update=overrides)

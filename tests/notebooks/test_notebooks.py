@@ -83,7 +83,7 @@ def test_cold_run_writes_scores_claims_and_provenance(first: Run) -> None:
         assert len(list(csv.DictReader(file))) > 0
     assert json.loads((first.results / "claims.json").read_text())
     assert json.loads((first.results / "provenance.json").read_text())
-    assert list(first.results.glob("*.png"))
+    assert list(first.results.rglob("*.png"))
     assert first.seconds < SECONDS_COLD
 
 

@@ -30,25 +30,80 @@ CLAIMS = {
     c.id: c
     for c in (
         Claim(id="P1", statement="99.72 % top-1 on MNIST", source="summary 000", kind="number", published="99.72 %"),
-        Claim(id="P2", statement="99.68 % top-1 on EMNIST letters", source="summary 000", kind="number", published="99.68 %"),
-        Claim(id="P3", statement="At least 5 % top-1 over the best other method", source="summary 000", kind="order", published=">= 5 %"),
-        Claim(id="P4", statement="Beats generative attacks in accuracy on every data set", source="abstract", kind="order"),
+        Claim(
+            id="P2",
+            statement="99.68 % top-1 on EMNIST letters",
+            source="summary 000",
+            kind="number",
+            published="99.68 %",
+        ),
+        Claim(
+            id="P3",
+            statement="At least 5 % top-1 over the best other method",
+            source="summary 000",
+            kind="order",
+            published=">= 5 %",
+        ),
+        Claim(
+            id="P4", statement="Beats generative attacks in accuracy on every data set", source="abstract", kind="order"
+        ),
         Claim(id="P5", statement="Quality statistics stay comparable", source="abstract", kind="order"),
-        Claim(id="P6", statement="The patch critic is what helps when the auxiliary set is dissimilar", source="summaries 000, 001", kind="interaction"),
+        Claim(
+            id="P6",
+            statement="The patch critic is what helps when the auxiliary set is dissimilar",
+            source="summaries 000, 001",
+            kind="interaction",
+        ),
         Claim(id="P7", statement="The random transformation raises accuracy", source="abstract", kind="sign"),
-        Claim(id="P8", statement="Assumption 3: patches agree although images do not", source="summary 000", kind="sign"),
-        Claim(id="P9", statement="Attack success falls with patch divergence", source="summary 000", kind="association"),
-        Claim(id="P10", statement="One single transformation carries over half of the effect", source="summary 000 (next check 2)", kind="sign"),
-        Claim(id="P11", statement="Survives a deliberately dissimilar auxiliary set on a face target", source="summary 000 (next check 3)", kind="sign"),
-        Claim(id="P12", statement="Relies less on the auxiliary set than generative attacks", source="summary 001", kind="interaction"),
-        Claim(id="P13", statement="Accuracy is traded for coverage (CIFAR-10)", source="summary 001", kind="association"),
+        Claim(
+            id="P8", statement="Assumption 3: patches agree although images do not", source="summary 000", kind="sign"
+        ),
+        Claim(
+            id="P9", statement="Attack success falls with patch divergence", source="summary 000", kind="association"
+        ),
+        Claim(
+            id="P10",
+            statement="One single transformation carries over half of the effect",
+            source="summary 000 (next check 2)",
+            kind="sign",
+        ),
+        Claim(
+            id="P11",
+            statement="Survives a deliberately dissimilar auxiliary set on a face target",
+            source="summary 000 (next check 3)",
+            kind="sign",
+        ),
+        Claim(
+            id="P12",
+            statement="Relies less on the auxiliary set than generative attacks",
+            source="summary 001",
+            kind="interaction",
+        ),
+        Claim(
+            id="P13", statement="Accuracy is traded for coverage (CIFAR-10)", source="summary 001", kind="association"
+        ),
         Claim(id="P14", statement="No pre-trained generator is needed", source="abstract", kind="existence"),
-        Claim(id="P15", statement="Smaller patches: more local detail, less global coherence", source="summary 000", kind="trend"),
-        Claim(id="P16", statement="Top-1 >= 99 % can coexist with unrecognisable or collapsed images", source="ours", kind="existence"),
-        Claim(id="P17", statement="class_cond collapses more than per_class; mean more than patch", source="ours", kind="sign"),
+        Claim(
+            id="P15",
+            statement="Smaller patches: more local detail, less global coherence",
+            source="summary 000",
+            kind="trend",
+        ),
+        Claim(
+            id="P16",
+            statement="Top-1 >= 99 % can coexist with unrecognisable or collapsed images",
+            source="ours",
+            kind="existence",
+        ),
+        Claim(
+            id="P17",
+            statement="class_cond collapses more than per_class; mean more than patch",
+            source="ours",
+            kind="sign",
+        ),
         Claim(id="P18", statement="The InfoGAN code raises diversity", source="released code", kind="sign"),
     )
-}  # fmt: skip
+}
 
 
 class Ledger:
@@ -63,17 +118,12 @@ class Ledger:
     def judge(self) -> list[Judgement]:
         """One judgement per claim, in order; at `smoke` none is judged."""
         if self.plan.profile == "smoke":
-            return [
-                rules.unjudged(c, "the smoke profile only checks that everything runs")
-                for c in CLAIMS.values()
-            ]
+            return [rules.unjudged(c, "the smoke profile only checks that everything runs") for c in CLAIMS.values()]
         return [getattr(self, name.lower())(claim) for name, claim in CLAIMS.items()]
 
     # --- statistics ----------------------------------------------------------------------------------------
 
-    def values(
-        self, attack: str, setting: str, metric: str, problem: str | None = None
-    ) -> Float[Tensor, "s c"]:
+    def values(self, attack: str, setting: str, metric: str, problem: str | None = None) -> Float[Tensor, "s c"]:
         """Scores (seeds, classes) of one row."""
         return matrix(self.scores, attack, f"{problem or self.first} | {setting}", metric)[0]
 
@@ -169,9 +219,7 @@ class Ledger:
         gap = [self.values(*row, "target") - self.values(*row, "ensemble mean") for row in (on, off)]
         found = {
             "ensemble accuracy": Effect(interval=self.difference(claim.id, on, off, "ensemble mean")),
-            "overfit gap": Effect(
-                interval=difference_interval(*gap, self.rng(claim.id, "gap")), direction=-1
-            ),
+            "overfit gap": Effect(interval=difference_interval(*gap, self.rng(claim.id, "gap")), direction=-1),
         }
         return rules.effects(claim, found, stand_in=self.stand_in)
 
@@ -200,9 +248,7 @@ class Ledger:
         best = max(singles, key=lambda n: float(singles[n].mean()))
         found = {
             "effect of the whole block": Effect(interval=self.mean("p10 full", full - none)),
-            f"{best} beyond half of it": Effect(
-                interval=self.mean("p10 single", singles[best] - (full + none) / 2)
-            ),
+            f"{best} beyond half of it": Effect(interval=self.mean("p10 single", singles[best] - (full + none) / 2)),
         }
         return rules.effects(claim, found, opposed="not reproduced", stand_in=self.stand_in)
 
@@ -230,10 +276,7 @@ class Ledger:
     def p13(self, claim: Claim) -> Judgement:
         """Slope of coverage on top-1 over the weights of the identity loss."""
         settings = [f"T3 w_a {w}" for w in ("0.5", "2", "8")] + ["base"]
-        x, y = (
-            torch.cat([self.values(PATCH, s, metric).mean(1) for s in settings])
-            for metric in ("top1", "coverage")
-        )
+        x, y = (torch.cat([self.values(PATCH, s, metric).mean(1) for s in settings]) for metric in ("top1", "coverage"))
         interval = slope_interval(x, y, self.rng(claim.id))
         return rules.association(claim, interval, -1, stand_in=self.stand_in)
 
@@ -258,9 +301,7 @@ class Ledger:
 
     def p16(self, claim: Claim) -> Judgement:
         """A run with top-1 >= .99 whose images are collapsed (rho_pix < .3) or refused (accepted < .5)."""
-        wide = per_seed(self.scores).pivot_table(
-            index=["attack", "setting", "seed"], columns="metric", values="value"
-        )
+        wide = per_seed(self.scores).pivot_table(index=["attack", "setting", "seed"], columns="metric", values="value")
         fooled = (wide["top1"] >= 0.99) & ((wide["rho_pix"] < 0.3) | (wide["accepted"] < 0.5))
         return rules.existence(claim, fooled.groupby("seed").any().to_dict(), stand_in=self.stand_in)
 
@@ -291,8 +332,6 @@ def pair_table(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
             row |= {f"JS_{side}": value for side, value in meta["js"].items()}
             row |= {"FD of patches": meta["fd"], "MMD² of patches": meta["mmd2"]}
             reached = means[PATCH, f"{problem} | T5 {name}"]
-            row |= {
-                m: reached[m] for m in ("top1", "ensemble mean", "unanimous", "accepted", "rho_pix", "DDCS")
-            }
+            row |= {m: reached[m] for m in ("top1", "ensemble mean", "unanimous", "accepted", "rho_pix", "DDCS")}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
+from typing import TypeVar
 
 from mi_utils.attacks.bmi import BMI
 from mi_utils.attacks.generative import GenerativeMI
@@ -25,6 +27,8 @@ from mi_utils.studies.plan import Run
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.gan import TrainDCGAN
 from mi_utils.training.patch_similarity import PatchSimilarity
+
+Value = TypeVar("Value")
 
 OFF_PATCH = Critic(patch=32, stride=32, padding=0)
 TUNED_CRITICS = (Critic(patch=8, stride=2, padding=3), Critic(patch=16, stride=4, padding=6))
@@ -158,13 +162,13 @@ class Bench:
             n_df=s.tuned_n_df,
             iterations=s.tuned_iterations,
             batch=s.tuned_batch,
-            w_a=1.0,
+            w_a=0.3,
             tau=1.0,
             views=Views(count=2, transform=TUNED_BLOCK),
             upsampling="resize",
             instance_noise=0.05,
             w_z=1.0,
-            w_bn=2.0,
+            w_bn=5.0,
             average=0.98,
         )
         return self.paper(seed, **fields | changes)
@@ -192,6 +196,11 @@ class Bench:
             "GenMI": GenerativeMI(prior=prior, iterations=s.generative_iterations, **shared),
             "VMI": VMI(prior=prior, iterations=s.vmi_iterations, batch=s.vmi_batch, **shared),
         }
+
+
+def some(found: dict[str, Value], settings: Settings) -> dict[str, Value]:
+    """The first `settings.variants` entries, or all."""
+    return dict(islice(found.items(), settings.variants))
 
 
 def main_runs(bench: Bench, augmented: bool) -> Iterator[Run]:
@@ -245,9 +254,9 @@ def sweep_runs(bench: Bench) -> Iterator[Run]:
     """T2, T3, T4: one factor at a time around the base of the sweeps."""
     for seed in range(bench.settings.sweep_seeds):
         yield bench.run("Patch-MI", "base", seed, bench.sweep(seed))
-        for name, views in transformation_variants(bench).items():
+        for name, views in some(transformation_variants(bench), bench.settings).items():
             yield bench.run("Patch-MI", f"T4 {name}", seed, bench.sweep(seed, views=views), False)
-        for name, changes in ablation_variants(bench).items():
+        for name, changes in some(ablation_variants(bench), bench.settings).items():
             yield bench.run("Patch-MI", f"T3 {name}", seed, bench.sweep(seed, **changes), "off" in name)
         if bench.problem.gan == "per_class":
             yield bench.run("Patch-MI", "T3 class_cond", seed, bench.paper(seed, gan="class_cond"), False)
@@ -256,7 +265,7 @@ def sweep_runs(bench: Bench) -> Iterator[Run]:
 def pair_runs(bench: Bench) -> Iterator[Run]:
     """T5: auxiliary sets against one target; the patch critic against the whole-image critic on some."""
     for seed in range(bench.settings.pair_seeds):
-        for name, source in auxiliaries(bench.problem).items():
+        for name, source in some(auxiliaries(bench.problem), bench.settings).items():
             pool = bench.pool(glyph_pieces(), source)
             yield bench.run("Patch-MI", f"T5 {name}", seed, bench.sweep(seed, auxiliary=pool))
 
@@ -267,9 +276,9 @@ def dissimilar_runs(
     """P6, P12: Patch-MI, its whole-image variant and the generative baselines on dissimilar auxiliary sets."""
     sources = auxiliaries(bench.problem)
     for seed in range(bench.settings.sweep_seeds):
-        for name in dissimilar:
+        for name in dissimilar[: bench.settings.variants]:
             pool = bench.pool(glyph_pieces(), sources[name])
-            if seed >= bench.settings.pair_seeds:
+            if seed >= bench.settings.pair_seeds:  # `pair_runs` has the first ones
                 yield bench.run("Patch-MI", f"T5 {name}", seed, bench.sweep(seed, auxiliary=pool))
             off = bench.sweep(seed, auxiliary=pool, critics=(OFF_PATCH,))
             yield bench.run("Patch-MI", f"T5 {name}, off_patch", seed, off)
@@ -280,7 +289,7 @@ def dissimilar_runs(
 
 def target_runs(bench: Bench) -> Iterator[Run]:
     """T7 (ours): how the target was trained decides what its inversion shows."""
-    for label, augmentation in (("none", Augment()), ("mild", MILD)):
+    for label, augmentation in some({"none": Augment(), "mild": MILD}, bench.settings).items():
         net = bench.problem.target.model_copy(update={"augmentation": augmentation})
         for seed in range(bench.settings.seeds):
             target = bench.classifier(net, seed)
@@ -304,4 +313,6 @@ def similarity(bench: Bench, source: AnySource, seed: int = 0) -> PatchSimilarit
 
 def similarities(bench: Bench) -> dict[str, PatchSimilarity]:
     """Patch divergence of every auxiliary set."""
-    return {name: similarity(bench, source) for name, source in auxiliaries(bench.problem).items()}
+    return {
+        name: similarity(bench, source) for name, source in some(auxiliaries(bench.problem), bench.settings).items()
+    }

@@ -47,9 +47,7 @@ def with_gap(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([scores, gap.assign(metric="gap", reason="")], ignore_index=True)[scores.columns]
 
 
-def caption(
-    plan: Plan, what: str, images: str, problem: str | None = None, seeds: int | None = None
-) -> Caption:
+def caption(plan: Plan, what: str, images: str, problem: str | None = None, seeds: int | None = None) -> Caption:
     """What made a table's numbers."""
     benches = [b for b in plan.notes["benches"] if problem in (None, b.problem.name)]
     first = benches[0]
@@ -57,9 +55,7 @@ def caption(
     return Caption(
         what=what,
         data="; ".join(f"{b.problem.name} attacked with {b.problem.auxiliary_name}" for b in benches),
-        stand_in=None
-        if plan.profile == "paper"
-        else "MNIST/SERI95, EMNIST and CIFAR; " + plan.settings.standing,
+        stand_in=None if plan.profile == "paper" else "MNIST/SERI95, EMNIST and CIFAR; " + plan.settings.standing,
         evaluator=f"top1/top5/confidence: {next(iter(first.panel.plain))} alone (the paper's protocol); ensemble: "
         f"{names}; accepted: {first.problem.reject.architecture} with a reject class; unanimous: all of them",
         features=f"penultimate layer of {next(iter(first.panel.plain))} (precision to FD), ST-LPIPS (DDCS)",
@@ -98,9 +94,7 @@ def _rows(plan: Plan, prefixes: tuple[str, ...]) -> list[str]:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """The setting alone as row name: data set and attack are in the caption."""
-    return table.rename(index=lambda s: s.split(" | ")[-1], level="data").rename_axis(
-        index=["setting", "attack"]
-    )
+    return table.rename(index=lambda s: s.split(" | ")[-1], level="data").rename_axis(index=["setting", "attack"])
 
 
 def t2_ablation(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
@@ -150,9 +144,7 @@ def t6_classifiers(plan: Plan) -> pd.DataFrame:
                     "test accuracy %": percent(facts["test_accuracy"]),
                     "n train": facts["n_train"],
                     "n test": facts["n_test"],
-                    "published": "not available"
-                    if name != "target, seed 0"
-                    else "99.44 (MNIST, released README)",
+                    "published": "not available" if name != "target, seed 0" else "99.44 (MNIST, released README)",
                 }
             )
     return pd.DataFrame(rows)
@@ -222,9 +214,7 @@ def f4_tradeoff(plan: Plan, scores: pd.DataFrame, metric: str = "coverage") -> F
         points.append(
             figures.Point(
                 attack=attack if tuned else "Patch-MI (sweep)",
-                label=attack
-                if tuned
-                else setting.split(" | ")[-1].replace("T3 ", "").replace("base", "w_a 30"),
+                label=attack if tuned else setting.split(" | ")[-1].replace("T3 ", "").replace("base", "w_a 30"),
                 x=_interval(scores, attack, setting, "ensemble mean", 100),
                 y=_interval(scores, attack, setting, metric),
             )

@@ -46,9 +46,7 @@ def handwriting_block(strength: float = 1.0, draw: Literal["batch", "sample"] = 
     """The released MNIST/EMNIST block: rotation U(-20, 20) degrees on an expanded canvas, crop of .85-1."""
     steps = (
         Rotate(degrees=20 * strength, expand=True),
-        ResizedCrop(
-            size=32, area=(1 - 0.15 * strength, 1), aspect=(1 / (1 + 0.1 * strength), 1 + 0.1 * strength)
-        ),
+        ResizedCrop(size=32, area=(1 - 0.15 * strength, 1), aspect=(1 / (1 + 0.1 * strength), 1 + 0.1 * strength)),
     )
     return Augment(steps=steps, draw=draw)
 
@@ -124,6 +122,7 @@ class Settings(Config):
     sweep_batch: Count
     sweep_samples: Count
     sweep_seeds: Count
+    variants: Count | None  # options tried per table, the first ones; None: all
     pair_seeds: Count
     dcgan_width: Count
     dcgan_iterations: Count
@@ -143,10 +142,10 @@ def _small(architecture: Architecture, width: int, augmentation: Augment, iterat
 def _narrow_panel(scale: float) -> dict[str, Net]:
     """E1..E4 of the laptop: another width, another shape, no convolution, another training."""
     return {
-        "E1 CNN w24": _small("cnn", 24, MILD, int(300 * scale)),
+        "E1 CNN w16": _small("cnn", 16, MILD, int(300 * scale)),
         "E2 VGG-like": _small("vggish", 8, HEAVY, int(400 * scale)),
         "E3 MLP": _small("mlp", 256, MILD, int(500 * scale)),
-        "E4 CNN heavy": _small("cnn", 16, HEAVY, int(400 * scale)),
+        "E4 CNN w20": _small("cnn", 20, HEAVY, int(400 * scale)),
     }
 
 
@@ -163,7 +162,7 @@ def digits(scale: float = 1.0) -> Problem:
         tuned_pieces=glyph_pieces(area=(0.15, 0.5), rotation=180),
         native=8,
         views=Views(count=2, transform=handwriting_block()),
-        target=_small("cnn", 16, HEAVY, int(400 * scale)),
+        target=_small("cnn", 24, HEAVY, int(500 * scale)),
         evaluators=_narrow_panel(scale),
         reject=_small("cnn", 16, MILD, int(400 * scale)),
     )
@@ -205,6 +204,7 @@ def _laptop() -> Settings:
         sweep_batch=48,
         sweep_samples=30,
         sweep_seeds=3,
+        variants=None,
         pair_seeds=1,
         dcgan_width=16,
         dcgan_iterations=300,
@@ -221,9 +221,7 @@ def _laptop() -> Settings:
 def _smoke() -> Settings:
     return _laptop().model_copy(
         update={
-            "problems": tuple(
-                p.model_copy(update={"classes": (0, 1, 2)}) for p in (digits(0.02), letters(0.02))
-            ),
+            "problems": tuple(p.model_copy(update={"classes": (0, 1, 2)}) for p in (digits(0.02), letters(0.02))),
             "standing": "smoke run: the numbers mean nothing",
             "seeds": 1,
             "samples": 8,
@@ -243,6 +241,7 @@ def _smoke() -> Settings:
             "sweep_batch": 6,
             "sweep_samples": 8,
             "sweep_seeds": 1,
+            "variants": 2,
             "dcgan_width": 2,
             "dcgan_iterations": 2,
             "dcgan_batch": 16,

@@ -11,12 +11,14 @@ from mi_utils.attacks import per_sample
 from mi_utils.attacks.bmi import BMI
 from mi_utils.attacks.generative import GenerativeMI
 from mi_utils.attacks.identity import Views
+from mi_utils.attacks.patch_mi import PatchMI
 from mi_utils.attacks.vmi import VMI, Posterior
 from mi_utils.data.augment import GLYPH_VIEW
 from mi_utils.data.images import to_float, to_uint8
 from mi_utils.models.dcgan import LATENT
 from mi_utils.runtime import generator
 from mi_utils.stage import Stage
+from mi_utils.training.gan import TrainDCGAN
 
 CPU = torch.device("cpu")
 BASELINES: dict[str, Stage] = {
@@ -72,6 +74,22 @@ def test_losses_are_those_of_the_images(attack: Stage, tmp_path: Path) -> None:
     assert torch.allclose(found["losses"], F.cross_entropy(score, found["labels"], reduction="none"), atol=0.1)
 
 
+def test_defaults_are_the_released_settings() -> None:
+    def defaults(stage: type[Stage], *names: str) -> tuple:
+        return tuple(stage.model_fields[name].default for name in names)
+
+    assert defaults(BMI, "iterations", "lr", "betas", "milestones", "decay") == (200, 3e-2, (0.1, 0.1), (100, 150), 0.1)
+    names = ("iterations", "lr", "momentum", "weight_decay", "decay_every", "decay", "w_d", "reference_batch")
+    assert defaults(GenerativeMI, *names) == (1000, 10, 0.9, 5e-4, 100, 0.8, 0.15, 1000)
+    names = ("iterations", "batch", "components", "lr", "momentum", "weight_decay", "lam", "lam_every", "temperature")
+    assert defaults(VMI, *names) == (3100, 256, 7, 3e-3, 0.9, 5e-4, 1e-3, 5, 1)
+    names = ("n_gf", "n_df", "iterations", "batch", "lr", "betas", "tau")
+    assert defaults(TrainDCGAN, *names) == (64, 64, 20_000, 128, 2e-4, (0.5, 0.999), 0.8)
+    names = ("gan", "d_reduce", "d_norm", "n_gf", "n_df", "batch", "lr", "w_a", "tau", "n_codes", "w_c", "w_bn")
+    assert defaults(PatchMI, *names) == ("per_class", "mean", "instance", 64, 256, 64, 1e-3, 30, 0.4, 1, 0.3, 0)
+    assert {stage.model_fields["samples"].default for stage in (BMI, GenerativeMI, VMI, PatchMI)} == {1000}
+
+
 def test_bmi_reaches_its_target(tmp_path: Path) -> None:
     attack = BMI(target=TARGET, classes=(0, 1, 2), samples=8, iterations=120)
     found = tensors(attack, tmp_path)
@@ -81,15 +99,15 @@ def test_bmi_reaches_its_target(tmp_path: Path) -> None:
 
 
 def test_bmi_is_adam_on_the_batch_mean_of_1000(tmp_path: Path) -> None:
-    attack = BMI(target=TARGET, classes=(2,), samples=2, iterations=3, milestones=(1, 2))
+    attack = BMI(target=TARGET, classes=(2,), samples=2, iterations=4, milestones=(3,))
     target = TARGET.network("cpu")
     start = torch.randn((2, 1, 32, 32), generator=generator("bmi", 0, 2))
     images = []
     for u in start:  # one image after another: the others of its batch have no influence
         u.requires_grad_()
         adam = torch.optim.Adam([u], 3e-2, betas=(0.1, 0.1))
-        for step in range(3):
-            adam.param_groups[0]["lr"] = 3e-2 * 0.1 ** ((step >= 1) + (step >= 2))
+        for step in range(4):
+            adam.param_groups[0]["lr"] = 3e-2 if step < 3 else 3e-3
             adam.zero_grad()
             (-target(u.tanh()[None]).log_softmax(1)[0, 2] / 1000).backward()
             adam.step()
@@ -106,6 +124,7 @@ def test_generative_is_sgd_on_the_batch_mean_of_1000(double_sigmoid: bool, tmp_p
         samples=2,
         iterations=6,
         decay_every=3,
+        w_d=300.0,  # the toy discriminator hardly minds
         double_sigmoid=double_sigmoid,
     )
     target, g, d = TARGET.network("cpu"), PRIOR.generator("cpu"), PRIOR.discriminator("cpu")
@@ -116,7 +135,7 @@ def test_generative_is_sgd_on_the_batch_mean_of_1000(double_sigmoid: bool, tmp_p
         x = g(z)
         seen = d(x).sigmoid() if double_sigmoid else d(x)
         loss = F.cross_entropy(target(x), torch.tensor([1, 1]), reduction="none")
-        loss = loss + 0.15 * F.binary_cross_entropy_with_logits(seen, torch.ones(2), reduction="none")
+        loss = loss + 300 * F.binary_cross_entropy_with_logits(seen, torch.ones(2), reduction="none")
         (slope,) = torch.autograd.grad(loss.sum() / 1000, z)
         velocity = 0.9 * velocity + slope + 5e-4 * z.detach()
         z = z.detach() - 10 * (0.8 if step >= 3 else 1) * velocity

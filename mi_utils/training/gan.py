@@ -101,4 +101,4 @@ class TrainDCGAN(Stage):
     def _frozen(self, net: nn.Module, prefix: str, device: torch.device | str) -> nn.Module:
         stored = self.result(device).tensors
         net.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
-        return net.to(device).eval().requires_grad_(False)
+        return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

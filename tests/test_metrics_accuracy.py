@@ -89,3 +89,12 @@ def test_overfit_gap():
 def test_errors(call, words):
     with pytest.raises(UserError, match=words):
         call(logits(5, 5), torch.arange(5))
+
+
+def test_plurality_counts_answers_and_gives_ties_to_no_one() -> None:
+    predictions = torch.tensor([[0, 0, 1, 3], [0, 1, 1, 3], [2, 1, 1, 3], [1, 0, 0, 0], [2, 2, 9, 0]])
+    labels = torch.tensor([0, 0, 1, 3])
+    # (2,1,2): 0 and 2 tie; (2,2,1): 0 and 1 tie; (3,1,1): wins; (3,2): wins.
+    assert accuracy.plurality(predictions, labels).tolist() == [False, False, True, True]
+    with pytest.raises(UserError, match="predictions"):
+        accuracy.plurality(predictions[:, :2], labels)

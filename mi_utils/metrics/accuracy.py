@@ -59,6 +59,22 @@ def vote(
     return votes
 
 
+def plurality(predictions: Int[Tensor, "e n"], labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """The ensemble's vote: true where y is named by more nets than any other answer; a tie counts against y.
+
+    An answer is any integer, so "none of these" of a reject net is one as well.
+    """
+    if predictions.ndim != 2 or len(predictions) == 0 or predictions.shape[1] != len(labels):
+        raise UserError(
+            f"predictions: expected (evaluators, {len(labels)}), found {tuple(predictions.shape)}; "
+            "stack the argmax of every evaluator"
+        )
+    agree = (predictions[:, None] == predictions[None]).sum(0)
+    right = predictions == labels
+    others = agree.masked_fill(right, 0).amax(0)
+    return right.sum(0) > others
+
+
 def correct_by(evaluators: Mapping[str, Float[Tensor, "n c"]], labels: Int[Tensor, " n"]) -> Bool[Tensor, "e n"]:
     """Top-1 verdict of every evaluator on every sample, in the mapping's order."""
     if not evaluators:

@@ -66,7 +66,9 @@ class Evaluation(Stage):
         target = logits(self.target.network(device), images)
         single = next(iter(says.values()))
         votes = accuracy.vote(says, labels, reject)
+        named = torch.stack([said.argmax(1) for said in (*says.values(), reject)])
         per_image = {
+            "vote": accuracy.plurality(named, labels),
             "top1": accuracy.top_k(single, labels),
             "confidence": accuracy.confidence(single, labels),
             "target": accuracy.top_k(target, labels),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import BLOCK, PRIOR, TARGET, tensors
+from toys import BLOCK, LEARNT_PRIOR, PRIOR, TARGET, tensors
 
 from mi_utils.attacks import per_sample
 from mi_utils.attacks.bmi import BMI
@@ -115,19 +115,25 @@ def test_bmi_is_adam_on_the_batch_mean_of_1000(tmp_path: Path) -> None:
     assert close(tensors(attack, tmp_path), {"images": torch.stack(images)})
 
 
+def test_bmis_gradient_is_divided_by_the_reference_batch(tmp_path: Path) -> None:
+    # Adam is blind to the scale until its eps outweighs the gradient.
+    still = BMI(target=TARGET, classes=(2,), samples=2, iterations=3, reference_batch=10**12)
+    start = torch.randn((2, 1, 32, 32), generator=generator("bmi", 0, 2))
+    assert torch.equal(tensors(still, tmp_path)["images"], to_uint8(start.tanh()))
+
+
 @pytest.mark.parametrize("double_sigmoid", [False, True])
 def test_generative_is_sgd_on_the_batch_mean_of_1000(double_sigmoid: bool, tmp_path: Path) -> None:
     attack = GenerativeMI(
         target=TARGET,
-        prior=PRIOR,
+        prior=LEARNT_PRIOR,
         classes=(1,),
         samples=2,
         iterations=6,
         decay_every=3,
-        w_d=300.0,  # the toy discriminator hardly minds
         double_sigmoid=double_sigmoid,
     )
-    target, g, d = TARGET.network("cpu"), PRIOR.generator("cpu"), PRIOR.discriminator("cpu")
+    target, g, d = TARGET.network("cpu"), LEARNT_PRIOR.generator("cpu"), LEARNT_PRIOR.discriminator("cpu")
     z = torch.randn((2, LATENT), generator=generator("generative", 0, 1))
     velocity = torch.zeros_like(z)
     for step in range(6):
@@ -135,7 +141,7 @@ def test_generative_is_sgd_on_the_batch_mean_of_1000(double_sigmoid: bool, tmp_p
         x = g(z)
         seen = d(x).sigmoid() if double_sigmoid else d(x)
         loss = F.cross_entropy(target(x), torch.tensor([1, 1]), reduction="none")
-        loss = loss + 300 * F.binary_cross_entropy_with_logits(seen, torch.ones(2), reduction="none")
+        loss = loss + 0.15 * F.binary_cross_entropy_with_logits(seen, torch.ones(2), reduction="none")
         (slope,) = torch.autograd.grad(loss.sum() / 1000, z)
         velocity = 0.9 * velocity + slope + 5e-4 * z.detach()
         z = z.detach() - 10 * (0.8 if step >= 3 else 1) * velocity

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from toys import POOL, PRIOR, TARGET, interrupted, same, tensors
+from toys import LEARNT_PRIOR, POOL, PRIOR, TARGET, interrupted, same, tensors
 
 from mi_utils.data import Folder, LatinSheet, Noise
 from mi_utils.errors import UserError
@@ -148,19 +149,39 @@ def test_a_diverged_training_is_not_stored(stage: Stage) -> None:
     assert not broken.stored()
 
 
+# ---------------------------------------------------------------- auxiliary pool
+
+
+def test_the_pool_holds_draws_of_the_transformed_source() -> None:
+    plain = POOL.model_copy(update={"transform": POOL.transform.model_copy(update={"steps": ()})})
+    drawn, source = plain.images("cpu"), plain.source.load().images
+    assert drawn.shape == (64, 1, 48, 48) and drawn.dtype == torch.uint8
+    apart = (drawn[:, None].int() - source[None].int()).abs().flatten(2).amax(2)
+    chosen = apart.argmin(1)
+    assert (apart.min(1).values == 0).all() and 20 < len(chosen.unique()) <= 40
+    assert not torch.equal(plain.model_copy(update={"seed": 1}).images("cpu"), drawn)
+
+
+def test_a_native_pool_is_seen_through_the_targets_resampling() -> None:
+    plain = POOL.model_copy(update={"transform": POOL.transform.model_copy(update={"steps": ()})})
+    sharp, found = (p.images("cpu").float() for p in (plain, plain.model_copy(update={"native": 16})))
+    blocks = sharp.view(64, 1, 16, 3, 16, 3).mean((3, 5))
+    expected = F.interpolate(blocks, size=(48, 48), mode="bilinear")
+    assert (found - expected).abs().max() <= 0.51
+
+
 # ---------------------------------------------------------------- DCGAN
 
 
 def test_the_dcgan_learns_what_its_images_look_like() -> None:
     """Mid-grey and all the same at first; the auxiliary images are strokes on black."""
-    longer = PRIOR.model_copy(update={"iterations": 150, "batch": 16, "lr": 2e-3, "n_gf": 4, "n_df": 4})
     z = torch.randn(64, 128, generator=generator("z"))
-    first, x = (stage.generator("cpu")(z) for stage in (PRIOR, longer))
+    first, x = (stage.generator("cpu")(z) for stage in (PRIOR, LEARNT_PRIOR))
     auxiliary = POOL.images("cpu").float() / 127.5 - 1
     assert first.std() < 0.1 * auxiliary.std() and first.mean() > auxiliary.mean() + 0.3
     assert x.std() > 0.4 * auxiliary.std() and x.mean() < auxiliary.mean() + 0.25
     assert x.std(0).mean() > 0.2, "one image for every latent"
-    curves = longer.result("cpu").tensors
+    curves = LEARNT_PRIOR.result("cpu").tensors
     assert curves["log_loss_d"].shape == curves["log_loss_g"].shape == (150,)
 
 

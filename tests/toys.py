@@ -28,6 +28,8 @@ TARGET = TrainClassifier(
 )
 POOL = AuxiliaryPool(source=HangulSheet(syllables=4, limit=40), count=64)
 PRIOR = TrainDCGAN(auxiliary=POOL, n_gf=2, n_df=2, iterations=6, batch=8)
+# Long enough that its images and its discriminator depend on the latent.
+LEARNT_PRIOR = PRIOR.model_copy(update={"n_gf": 4, "n_df": 4, "iterations": 150, "batch": 16, "lr": 2e-3})
 BLOCK = Views(count=2, transform=GLYPH_VIEW)
 TWO = {"target": TARGET, "classes": (2, 0), "samples": 3}
 SMALL_GAN = {"n_gf": 2, "n_df": 4, "batch": 4, "iterations": 4}

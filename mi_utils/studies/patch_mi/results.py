@@ -17,9 +17,8 @@ from mi_utils.studies.evaluation import drawn_per_class, first_per_class
 from mi_utils.studies.patch_mi.claims import PATCH, pair_table
 from mi_utils.studies.plan import Plan
 
-SHARES = (
-    "top1", "top5", "confidence", "ensemble mean", "ensemble min", "vote", "majority", "unanimous", "accepted", "target",
-)  # fmt: skip
+VOTES = ("ensemble mean", "ensemble min", "vote", "majority", "unanimous", "accepted")
+SHARES = ("top1", "top5", "confidence", *VOTES, "target")
 SHAPES = ("precision", "recall", "coverage", "density", "rho_pix", "rho_feat", "N_eff", "FD", "DDCS")
 MAIN = (*SHARES, *SHAPES)
 SHORT = (
@@ -57,7 +56,8 @@ def caption(plan: Plan, what: str, images: str, problem: str | None = None, seed
         data="; ".join(f"{b.problem.name} attacked with {b.problem.auxiliary_name}" for b in benches),
         stand_in=None if plan.profile == "paper" else "MNIST/SERI95, EMNIST and CIFAR; " + plan.settings.standing,
         evaluator=f"top1/top5/confidence: {next(iter(first.panel.plain))} alone (the paper's protocol); ensemble: "
-        f"{names}; vote: the class that most of all five name; majority: most of the four; accepted: {first.problem.reject.architecture} with a reject class; unanimous: all of them",
+        f"{names}; vote: the class that most of all five name; majority: most of the four; accepted: "
+        f" {first.problem.reject.architecture} with a reject class; unanimous: all of them",
         features=f"penultimate layer of {next(iter(first.panel.plain))} (precision to FD), ST-LPIPS (DDCS)",
         images=images,
         seeds=range(seeds or plan.settings.seeds),

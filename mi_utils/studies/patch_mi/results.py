@@ -57,7 +57,7 @@ def caption(plan: Plan, what: str, images: str, problem: str | None = None, seed
         stand_in=None if plan.profile == "paper" else "MNIST/SERI95, EMNIST and CIFAR; " + plan.settings.standing,
         evaluator=f"top1/top5/confidence: {next(iter(first.panel.plain))} alone (the paper's protocol); ensemble: "
         f"{names}; vote: the class that most of all five name; majority: most of the four; accepted: "
-        f" {first.problem.reject.architecture} with a reject class; unanimous: all of them",
+        f"{first.problem.reject.architecture} with a reject class; unanimous: all of them",
         features=f"penultimate layer of {next(iter(first.panel.plain))} (precision to FD), ST-LPIPS (DDCS)",
         images=images,
         seeds=range(seeds or plan.settings.seeds),

@@ -23,8 +23,8 @@ class TrainClassifier(Stage):
     Deviation: the released recipe drops the rate at 50/75/90 % of 20-80 epochs and keeps the epoch with the
     best *test* accuracy; here nothing is selected, so the test accuracy is that of an untouched test set.
 
-    `reject` adds class K, "none of these": a third of every batch, in equal parts other images
-    (`reject`), patch-shuffled training images and Gaussian noise.
+    `reject` adds class K, "none of these": to every batch a third as many images more, in equal parts other
+    images (`reject`), patch-shuffled training images and Gaussian noise.
     """
 
     train: AnySource

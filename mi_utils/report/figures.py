@@ -201,7 +201,7 @@ def _sheet(rows: Sequence[UInt8[Tensor, "n 3 h w"]], count: int) -> tuple[np.nda
     pitch.
     """
     h, w = rows[0].shape[2:]
-    scale = max(1, 128 // max(h, w))
+    scale = max(1, 64 // max(h, w))
     gap = max(2, scale * h // 16)
     padded = [torch.cat([x, x.new_full((count - len(x), 3, h, w), 255)]) for x in rows]
     large = torch.stack(padded).repeat_interleave(scale, 3).repeat_interleave(scale, 4)  # (rows, count, 3, H, W)

@@ -1,6 +1,6 @@
 """The claims ledger of Patch-MI (specification, section 8): each claim with the statistic that judges it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
@@ -143,9 +143,9 @@ class Ledger:
         rows = ((attack, f"{problem} | {setting}") for attack, setting in (a, b))
         return difference_interval(*paired(self.scores, *rows, metric), self.rng(name, metric))
 
-    def best(self, metric: str, problem: str, pick: Callable = max) -> str:
+    def best(self, metric: str, problem: str, pick: Callable = max, among: Sequence[str] = BASELINES) -> str:
         """The baseline with the best mean of a metric."""
-        return pick(BASELINES, key=lambda b: float(self.values(b, "T1", metric, problem).mean()))
+        return pick(among, key=lambda b: float(self.values(b, "T1", metric, problem).mean()))
 
     # --- claims --------------------------------------------------------------------------------------------
 
@@ -165,16 +165,13 @@ class Ledger:
         return self._number(claim, letters[0], 99.68)
 
     def p3(self, claim: Claim) -> Judgement:
-        """Patch-MI minus the best baseline, with and without the baselines' own transformation block."""
-        best = self.best("top1", self.first)
-        pairs = {f"over {best}": best, f"over {best} + aug": f"{best} + aug"}
+        """Patch-MI minus the best baseline, and minus the best that has the transformation block too."""
+        augmented = [f"{name} + aug" for name in BASELINES]
         found = {
-            label: Effect(
-                interval=self.difference(claim.id, (PATCH, "T1"), (other, "T1"), "top1"),
-                margin=0.05,
-                partly=0.0,
+            f"over {best}": Effect(
+                interval=self.difference(claim.id, (PATCH, "T1"), (best, "T1"), "top1"), margin=0.05, partly=0.0
             )
-            for label, other in pairs.items()
+            for best in (self.best("top1", self.first), self.best("top1", self.first, among=augmented))
         }
         return rules.effects(claim, found, stand_in=self.stand_in)
 

@@ -214,8 +214,8 @@ def _laptop() -> Settings:
         generative_iterations=80,
         vmi_iterations=150,
         vmi_batch=8,
-        similarity_iterations=400,
-        similarity_patches=6000,
+        similarity_iterations=200,
+        similarity_patches=4000,
     )
 
 

@@ -69,7 +69,7 @@ def test_grid_shows_the_first_images_in_order_grey_as_rgb_and_short_rows_white()
     colour[:, 0] = 255
     axes = data_axes(figures.image_grid({"ramp": ramp, "red": colour}, first=4))
     sheet = axes.images[0].get_array()
-    pitch = (sheet.shape[1] - 128) // 3  # 8 px magnified 16 times
+    pitch = (sheet.shape[1] - 64) // 3  # 8 px magnified 8 times
     assert [int(sheet[5, i * pitch + 5, 0]) for i in range(4)] == [0, 20, 40, 60]
     assert sheet[-5, 5].tolist() == [255, 0, 0] and sheet[-5, -5].tolist() == [255, 255, 255]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["ramp", "red"]

@@ -158,7 +158,7 @@ def image_grid(
     *,
     columns: Sequence[str] | None = None,
     first: int = 10,
-    cell: float = 0.55,
+    cell: float = 0.4,
     title: str | None = None,
 ) -> Picture:
     """Labelled rows of images, grey or colour, the first `first` of each; a short row ends in white.

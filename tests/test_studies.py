@@ -217,7 +217,7 @@ def test_gain_is_judged_over_the_best_baseline_and_over_its_augmented_form(
 @pytest.mark.parametrize(("gain_far", "verdict"), [(0.3, "reproduced"), (0.1, "not reproduced")])
 def test_interaction_compares_the_two_gains(laptop, gain_far, verdict) -> None:
     far = f"T5 {claims.DISSIMILAR}"
-    cells = {("Patch-MI", "base"): 0.7, ("Patch-MI", "T3 off_patch"): 0.5}
+    cells = {("Patch-MI", "active base"): 0.7, ("Patch-MI", "active, off_patch"): 0.5}
     cells |= {("Patch-MI", far): 0.4 + gain_far, ("Patch-MI", f"{far}, off_patch"): 0.4}
     assert judge(laptop, "P6", *(rows(cells, m) for m in ("unanimous", "DDCS"))).verdict == verdict
 

@@ -113,7 +113,9 @@ class Ledger:
         self.plan, self.scores = plan, scores
         self.problems = [bench.problem.name for bench in plan.notes["benches"]]
         self.first = self.problems[0]
-        self.stand_in = None if plan.profile == "paper" else plan.settings.standing
+        s = plan.settings
+        scale = f"{s.iterations} iterations, sweeps {s.sweep_iterations} and {s.active_iterations}, released 24,000"
+        self.stand_in = None if plan.profile == "paper" else f"{s.standing}; {scale}"
 
     def judge(self) -> list[Judgement]:
         """One judgement per claim, in order; at `smoke` none is judged."""
@@ -203,7 +205,7 @@ class Ledger:
         """(patch - off_patch) on a dissimilar set minus the same on Hangul."""
         found = {}
         for metric in ("unanimous", "DDCS"):
-            gain_similar = self.values(PATCH, "base", metric) - self.values(PATCH, "T3 off_patch", metric)
+            gain_similar = self.values(PATCH, "active base", metric) - self.values(PATCH, "active, off_patch", metric)
             far = self.values(PATCH, f"T5 {DISSIMILAR}", metric)
             gain_far = far - self.values(PATCH, f"T5 {DISSIMILAR}, off_patch", metric)
             interval = difference_interval(gain_far, gain_similar, self.rng(claim.id, metric))
@@ -252,7 +254,7 @@ class Ledger:
     def p11(self, claim: Claim) -> Judgement:
         """Asked of a face target, which this project does not have yet."""
         far = float(self.values(PATCH, "T5 photographs", "unanimous").mean())
-        near = float(self.values(PATCH, "base", "unanimous").mean())
+        near = float(self.values(PATCH, "active base", "unanimous").mean())
         return rules.unjudged(
             claim,
             f"no face classifier in this profile; on {self.first}, unanimous accuracy is {far:.2f} with "
@@ -262,7 +264,7 @@ class Ledger:
     def p12(self, claim: Claim) -> Judgement:
         """Loss of accuracy from similar to dissimilar auxiliary sets: generative attacks minus Patch-MI."""
         metric = "ensemble mean"
-        drop = self.values(PATCH, "base", metric) - self.values(PATCH, f"T5 {DISSIMILAR}", metric)
+        drop = self.values(PATCH, "active base", metric) - self.values(PATCH, f"T5 {DISSIMILAR}", metric)
         found = {}
         for other in GENERATIVE:
             theirs = self.values(other, "T1", metric) - self.values(other, f"T5 {DISSIMILAR}", metric)
@@ -291,7 +293,7 @@ class Ledger:
 
     def p15(self, claim: Claim) -> Judgement:
         """3 px patches against whole images: precision and acceptance by the reject-class evaluator."""
-        small, whole = (PATCH, "T3 patch 3 px"), (PATCH, "T3 off_patch")
+        small, whole = (PATCH, "active, patch 3 px"), (PATCH, "active, off_patch")
         found = {
             "precision": Effect(interval=self.difference(claim.id, small, whole, "precision")),
             "accepted": Effect(interval=self.difference(claim.id, small, whole, "accepted"), direction=-1),

@@ -186,6 +186,15 @@ class Bench:
         )
         return self.paper(seed, **fields | changes)
 
+    def active(self, seed: int, **changes: object) -> PatchMI:
+        """The base of sweeps over patches and auxiliary sets: one in which the critic acts.
+
+        At the released options (mean logit, instance norm, flattened labels, w_a 30) a short run is the same
+        whatever the critic is shown; with per-patch loss, no norm, plain labels and w_a 1 it is not.
+        """
+        fields = dict(d_reduce="patch", d_norm="none", tau=1.0, w_a=1.0, iterations=self.settings.active_iterations)
+        return self.sweep(seed, **fields | changes)
+
     def baselines(self, seed: int, views: Views, source: AnySource | None = None) -> dict[str, Stage]:
         """BMI, GenMI and VMI; their images are scored at the same number per class as Patch-MI's."""
         p, s = self.problem, self.settings
@@ -237,7 +246,6 @@ def transformation_variants(bench: Bench) -> dict[str, Views]:
 
 def ablation_variants(bench: Bench) -> dict[str, dict[str, object]]:
     """T2 and T3: what differs from the base of the sweeps; the base itself is "base"."""
-    smaller = {f"patch {p} px": {"critics": (Critic(patch=p, stride=2, padding=2),)} for p in (3, 12)}
     return {
         "off_patch": {"critics": (OFF_PATCH,)},
         "off_patch, no aug": {"critics": (OFF_PATCH,), "views": Views()},
@@ -245,8 +253,16 @@ def ablation_variants(bench: Bench) -> dict[str, dict[str, object]]:
         "d_norm none": {"d_norm": "none"},
         "no label flattening": {"tau": 1.0},
         **{f"w_a {w:g}": {"w_a": w} for w in (0.5, 2.0, 8.0)},
-        **smaller,
         "two codes": {"n_codes": 2},
+    }
+
+
+def critic_variants() -> dict[str, Critic]:
+    """Patch sizes around the paper's 6 px, up to the whole image."""
+    return {
+        "off_patch": OFF_PATCH,
+        "patch 3 px": Critic(patch=3, stride=2, padding=2),
+        "patch 12 px": Critic(patch=12, stride=2, padding=2),
     }
 
 
@@ -258,6 +274,9 @@ def sweep_runs(bench: Bench) -> Iterator[Run]:
             yield bench.run("Patch-MI", f"T4 {name}", seed, bench.sweep(seed, views=views), False)
         for name, changes in some(ablation_variants(bench), bench.settings).items():
             yield bench.run("Patch-MI", f"T3 {name}", seed, bench.sweep(seed, **changes), "off" in name)
+        yield bench.run("Patch-MI", "active base", seed, bench.active(seed))
+        for name, critic in some(critic_variants(), bench.settings).items():
+            yield bench.run("Patch-MI", f"active, {name}", seed, bench.active(seed, critics=(critic,)))
         if bench.problem.gan == "per_class":
             yield bench.run("Patch-MI", "T3 class_cond", seed, bench.paper(seed, gan="class_cond"), False)
 
@@ -267,7 +286,7 @@ def pair_runs(bench: Bench) -> Iterator[Run]:
     for seed in range(bench.settings.pair_seeds):
         for name, source in some(auxiliaries(bench.problem), bench.settings).items():
             pool = bench.pool(glyph_pieces(), source)
-            yield bench.run("Patch-MI", f"T5 {name}", seed, bench.sweep(seed, auxiliary=pool))
+            yield bench.run("Patch-MI", f"T5 {name}", seed, bench.active(seed, auxiliary=pool))
 
 
 def dissimilar_runs(
@@ -279,8 +298,8 @@ def dissimilar_runs(
         for name in dissimilar[: bench.settings.variants]:
             pool = bench.pool(glyph_pieces(), sources[name])
             if seed >= bench.settings.pair_seeds:  # `pair_runs` has the first ones
-                yield bench.run("Patch-MI", f"T5 {name}", seed, bench.sweep(seed, auxiliary=pool))
-            off = bench.sweep(seed, auxiliary=pool, critics=(OFF_PATCH,))
+                yield bench.run("Patch-MI", f"T5 {name}", seed, bench.active(seed, auxiliary=pool))
+            off = bench.active(seed, auxiliary=pool, critics=(OFF_PATCH,))
             yield bench.run("Patch-MI", f"T5 {name}, off_patch", seed, off)
         found = bench.baselines(seed, Views(), sources[dissimilar[0]])
         for attack in ("GenMI", "VMI"):

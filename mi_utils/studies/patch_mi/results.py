@@ -61,7 +61,13 @@ def caption(plan: Plan, what: str, images: str, problem: str | None = None, seed
         features=f"penultimate layer of {next(iter(first.panel.plain))} (precision to FD), ST-LPIPS (DDCS)",
         images=images,
         seeds=range(seeds or plan.settings.seeds),
-        settings={"profile": plan.profile},
+        settings={
+            "profile": plan.profile,
+            "iterations of T1": plan.settings.iterations,
+            "tuned": plan.settings.tuned_iterations,
+            "sweeps": plan.settings.sweep_iterations,
+            "active sweeps and pairs": plan.settings.active_iterations,
+        },
     )
 
 
@@ -105,7 +111,7 @@ def t2_ablation(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
 
 def t3_options(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     """T3: one option at a time around the base of the sweeps, patch sizes included."""
-    return _named(_table(with_gap(scores), _rows(plan, ("base", "T3")), (*SHORT, "N_eff", "FD")))
+    return _named(_table(with_gap(scores), _rows(plan, ("base", "T3", "active")), (*SHORT, "N_eff", "FD")))
 
 
 def t4_transformation(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:

@@ -125,6 +125,7 @@ class Settings(Config):
     sweep_seeds: Count
     variants: Count | None  # options tried per table, the first ones; None: all
     pair_seeds: Count
+    active_iterations: Count  # of the sweeps in which the critic acts (`Bench.active`)
     dcgan_width: Count
     dcgan_iterations: Count
     dcgan_batch: Count
@@ -207,6 +208,7 @@ def _laptop() -> Settings:
         sweep_seeds=3,
         variants=None,
         pair_seeds=1,
+        active_iterations=150,
         dcgan_width=16,
         dcgan_iterations=250,
         dcgan_batch=64,
@@ -239,6 +241,7 @@ def _smoke() -> Settings:
             "sweep_n_gf": 2,
             "sweep_n_df": 4,
             "sweep_iterations": 2,
+            "active_iterations": 2,
             "sweep_batch": 6,
             "sweep_samples": 8,
             "sweep_seeds": 1,
@@ -338,6 +341,7 @@ def _gpu() -> Settings:
             "sweep_n_gf": 32,
             "sweep_n_df": 64,
             "sweep_iterations": 800,
+            "active_iterations": 1500,
             "sweep_batch": 128,
             "sweep_samples": 100,
             "dcgan_width": 64,
@@ -382,6 +386,7 @@ def _paper() -> Settings:
             "samples": 1000,
             "iterations": 24_000,
             "sweep_iterations": 3000,
+            "active_iterations": 3000,
         }
     )
 

@@ -19,12 +19,12 @@ from mi_utils.report import claims as rules
 from mi_utils.report.claims import Claim, Effect, Judgement
 from mi_utils.report.scores import matrix, paired, per_seed
 from mi_utils.runtime import generator as seeded
+from mi_utils.studies.patch_mi.grid import DISSIMILAR
 from mi_utils.studies.plan import Plan
 from mi_utils.training.gan import TrainDCGAN
 
 PATCH, GENERATIVE = "Patch-MI", ("GenMI", "VMI")
 BASELINES = ("BMI", *GENERATIVE)
-DISSIMILAR = "Hangul, pixels shuffled"
 
 CLAIMS = {
     c.id: c

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO, Literal
 
 import matplotlib as mpl
@@ -90,10 +91,15 @@ class Picture(Figure):
         with mpl.rc_context(STYLE):
             super().draw(renderer)
 
-    def _repr_png_(self) -> bytes:
+    @cached_property
+    def png(self) -> bytes:
+        """The finished figure as PNG, drawn once for the file and for the notebook: read it last."""
         content = io.BytesIO()
         save(self, content, "png")
         return content.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @dataclass(frozen=True)

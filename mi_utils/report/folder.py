@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mi_utils.errors import UserError
 from mi_utils.report import claims, figures, scores, tables
@@ -58,12 +57,13 @@ class Folder:
         write(self.path / "tables" / f"{name}.md", text)
         return text
 
-    def figure(self, name: str, figure: Figure) -> Figure:
+    def figure(self, name: str, figure: figures.Picture) -> figures.Picture:
         """figures/<name>.png and .pdf; returns the figure for display."""
-        for suffix in ("png", "pdf"):
-            content = io.BytesIO()
-            figures.save(figure, content, suffix)
-            write(self.path / "figures" / f"{_named('figure', name)}.{suffix}", content.getvalue())
+        vector = io.BytesIO()
+        figures.save(figure, vector, "pdf")
+        place = self.path / "figures"
+        write(place / f"{_named('figure', name)}.pdf", vector.getvalue())
+        write(place / f"{name}.png", figure.png)
         return figure
 
 

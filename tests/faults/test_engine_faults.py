@@ -195,6 +195,8 @@ def test_a_killed_worker_names_what_ran() -> None:
 
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 class Typed(Walk):
     pass
 run([Typed(seed=i, pause=0.1, steps=10000) for i in range(4)], workers=2, device="cpu", progress=False)

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mi_utils.attacks.patch_mi import PatchMI, equilibrium
 from mi_utils.metrics.intervals import Interval, difference_interval, difference_p, holm, mean_interval
 from mi_utils.report import figures
+from mi_utils.report.figures import Picture
 from mi_utils.report.scores import matrix, paired, paper_table, per_seed, percent
 from mi_utils.report.tables import Caption
 from mi_utils.runtime import generator as seeded
@@ -168,7 +168,7 @@ def t7_targets(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
 # --- figures -----------------------------------------------------------------------------------------------
 
 
-def f1_grid(plan: Plan, problem: str, attack: str | None, count: int = 10) -> Figure:
+def f1_grid(plan: Plan, problem: str, attack: str | None, count: int = 10) -> Picture:
     """F1: the first `count` images per class of seed 0, not selected; `attack` None shows private images."""
     bench = next(b for b in plan.notes["benches"] if b.problem.name == problem)
     names = {c: bench.target(0).facts()["classes"][c] for c in bench.problem.classes}
@@ -182,7 +182,7 @@ def f1_grid(plan: Plan, problem: str, attack: str | None, count: int = 10) -> Fi
     return figures.image_grid(rows, first=count, title=f"{problem}: {attack or 'private images'}")
 
 
-def f1_auxiliary(plan: Plan, problem: str, count: int = 10) -> Figure:
+def f1_auxiliary(plan: Plan, problem: str, count: int = 10) -> Picture:
     """F1, auxiliary rows: what each attack's critic is shown."""
     bench = next(b for b in plan.notes["benches"] if b.problem.name == problem)
     pools = {"paper's pieces": bench.pool(), "tuned pieces": bench.pool(bench.problem.tuned_pieces)}
@@ -190,7 +190,7 @@ def f1_auxiliary(plan: Plan, problem: str, count: int = 10) -> Figure:
     return figures.image_grid(rows, first=count, title=f"Auxiliary: {bench.problem.auxiliary_name}")
 
 
-def f2_curves(plan: Plan) -> Figure:
+def f2_curves(plan: Plan) -> Picture:
     """F2: losses of the paper's settings over iterations, with the equilibrium of specification 2.3."""
     first = plan.notes["benches"][0].problem
     stages = [r.stage for r in plan.runs if (r.attack, r.setting) == (PATCH, f"{first.name} | T1")]
@@ -203,7 +203,7 @@ def f2_curves(plan: Plan) -> Figure:
     return figures.curves(series, x_label="iteration", y_label="loss", references=references, log_y=True)
 
 
-def f3_similarity(plan: Plan, scores: pd.DataFrame) -> Figure:
+def f3_similarity(plan: Plan, scores: pd.DataFrame) -> Picture:
     """F3: patch divergence against unanimous accuracy, a point per auxiliary/target pair."""
     pairs = pair_table(plan, scores)
     points = [
@@ -213,7 +213,7 @@ def f3_similarity(plan: Plan, scores: pd.DataFrame) -> Figure:
     return figures.scatter(points, x_label="JS$_6$ of patches (nats)", y_label="unanimous accuracy (%)")
 
 
-def f4_tradeoff(plan: Plan, scores: pd.DataFrame, metric: str = "coverage") -> Figure:
+def f4_tradeoff(plan: Plan, scores: pd.DataFrame, metric: str = "coverage") -> Picture:
     """F4: accuracy against coverage (or precision) of every attack of T1 and of the w_a sweep."""
     first = plan.notes["benches"][0].problem.name
     rows = [(run.attack, run.setting) for run in plan.runs if run.setting == f"{first} | T1"]
@@ -237,7 +237,7 @@ def _interval(scores: pd.DataFrame, attack: str, setting: str, metric: str, scal
     return mean_interval(values, seeded("bootstrap", attack, setting, metric))
 
 
-def f5_disagreement(plan: Plan, scores: pd.DataFrame, problem: str) -> Figure:
+def f5_disagreement(plan: Plan, scores: pd.DataFrame, problem: str) -> Picture:
     """F5: accuracy of every attack under the target and each evaluator."""
     bench = next(b for b in plan.notes["benches"] if b.problem.name == problem)
     columns = {"target": "target", **{f"top1 {n}": n for n in bench.panel.plain}, "accepted": "reject class"}
@@ -249,7 +249,7 @@ def f5_disagreement(plan: Plan, scores: pd.DataFrame, problem: str) -> Figure:
     )
 
 
-def f6_transformations(plan: Plan, scores: pd.DataFrame) -> Figure:
+def f6_transformations(plan: Plan, scores: pd.DataFrame) -> Picture:
     """T4 as bars: paired effect of each block on the mean evaluator accuracy, against none."""
     none, *others = _rows(plan, ("T4", "base"))
     effects = {}

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mi_utils.attacks.patch_mi import adversarial_loss, discriminator_loss
@@ -71,7 +70,7 @@ def distance_to(x: Float[Tensor, "n 2"], sign: int) -> float:
     return torch.cdist(x, centres).amin(1).mean().item()
 
 
-def figure(found: dict[str, Float[Tensor, "n 2"]]) -> Figure:
+def figure(found: dict[str, Float[Tensor, "n 2"]]) -> Picture:
     """Auxiliary and private laws with the points that each critic led to."""
     rng = seeded("toy figure")
     picture = Picture(figsize=(3.2 * len(found), 3.2), layout="constrained")

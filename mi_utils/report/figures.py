@@ -185,7 +185,7 @@ def image_grid(
         figure,
         axes,
     ):
-        axes.imshow(sheet)
+        axes.imshow(sheet, interpolation="none")
         axes.grid(False)
         axes.spines[:].set_visible(False)
         middle = pitch[0] / 2

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mi_utils.attacks.patch_mi import adversarial_loss, discriminator_loss
 from mi_utils.report.figures import Picture
 from mi_utils.runtime import generator as seeded
+from mi_utils.stage import Job, Output, Stage
 
 SPREAD = 0.12
 
@@ -62,6 +63,16 @@ def attack(patchwise: bool, steps: int = 600, batch: int = 256, w_a: float = 1.0
         g_adam.step()
     with torch.no_grad():
         return net(torch.randn(512, 4, generator=rng))
+
+
+class ToyAttack(Stage):
+    """`attack`, stored."""
+
+    patchwise: bool
+
+    def compute(self, job: Job) -> Output:
+        """The generated points (512, 2)."""
+        return Output({"points": attack(self.patchwise)})
 
 
 def distance_to(x: Float[Tensor, "n 2"], sign: int) -> float:

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from mi_utils.attacks.patch_mi import PatchMI, equilibrium
+from mi_utils.attacks.patch_mi import equilibrium
 from mi_utils.metrics.intervals import Interval, difference_interval, difference_p, holm, mean_interval
 from mi_utils.report import figures
 from mi_utils.report.figures import Picture
@@ -258,8 +257,3 @@ def f6_transformations(plan: Plan, scores: pd.DataFrame) -> Picture:
         name = setting.split(" | ")[-1].replace("T4 ", "").replace("base", "released block")
         effects[name] = difference_interval(*pair, seeded("bootstrap", setting))
     return figures.effect_bars(effects, label="change of ensemble accuracy against no block")
-
-
-def curves_of(run_stage: PatchMI) -> dict[str, Tensor]:
-    """Stored loss curves of one run, by name."""
-    return {k: v for k, v in run_stage.result().tensors.items() if k.startswith("log_")}

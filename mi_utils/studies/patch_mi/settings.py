@@ -29,7 +29,6 @@ from mi_utils.stage import Config
 
 Count = Annotated[int, Field(ge=1)]
 
-MILD = Augment(steps=(Affine(degrees=10, scale=(0.9, 1.1), shear=5, translate=0.06),))
 HEAVY = Augment(
     steps=(
         Affine(degrees=15, scale=(0.86, 1.16), shear=10, translate=0.1),

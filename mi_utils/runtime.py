@@ -54,8 +54,8 @@ def prepare(device: str | torch.device, threads: int = 1) -> None:
     """
     torch.set_num_threads(threads)
     if torch.device(device).type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
 

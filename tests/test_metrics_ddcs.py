@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_utils.errors import UserError
-from mi_utils.metrics.ddcs import ddcs, normalised, transform
-from mi_utils.metrics.matching import nearest
+from mi_utils.metrics.ddcs import Options, ddcs, exposure, normalised, transform
+from mi_utils.metrics.matching import kth_nearest, nearest
 from mi_utils.runtime import generator
 
 words = st.integers(0, 10**6)
@@ -35,11 +35,48 @@ def test_definition_by_hand():
 
 def test_options_by_hand():
     near = by_hand()
-    assert ddcs(near, score="all").ddcs == pytest.approx((0.5 + 0.1 + 0.02) / 3)
-    assert ddcs(near, radius=60.0).coverage == 1.0
-    assert ddcs(near, radius=torch.tensor([0.5, 9.0, 0.0])).matched.tolist() == [False, True, False]
-    assert ddcs(near, dist="assigned").distance.tolist() == [1.0, 9.0, torch.inf]
-    assert ddcs(near, dist="assigned").ddcs == ddcs(near).ddcs
+    assert ddcs(near, Options(score="all")).ddcs == pytest.approx((0.5 + 0.1 + 0.02) / 3)
+    assert ddcs(near, Options(match="threshold", threshold=9.0)).matched.tolist() == [True, True, False]
+    ball = ddcs(near, Options(match="knn_ball"), radius=torch.tensor([0.5, 9.0, 0.0]))
+    assert ball.matched.tolist() == [False, True, False]
+    assigned = ddcs(near, Options(dist="assigned"))
+    assert assigned.distance.tolist() == [1.0, 9.0, torch.inf] and assigned.nearest.tolist() == [0, 2, -1]
+    assert assigned.ddcs == ddcs(near).ddcs
+
+
+def test_ball_of_the_kth_other_private_image():
+    near = by_hand()  # reals at 0, 10, 20: squared distance to the nearest other is 100 for each
+    radius = kth_nearest(torch.tensor([[0.0], [10.0], [20.0]]), 1)
+    assert ddcs(near, Options(match="knn_ball", k=1), radius).coverage == 1.0
+    assert ddcs(near, Options(match="knn_ball", k=1), radius / 10).matched.tolist() == [True, True, False]
+
+
+def test_the_name_discloses_every_option():
+    assert Options().name("ST-LPIPS") == "DDCS [ST-LPIPS; recip1p; matched; assign; d over all; global]"
+    other = {
+        "transform": "exp",
+        "match": "knn_ball",
+        "dist": "assigned",
+        "score": "all",
+        "scope": "label",
+        "k": 5,
+    }
+    names = {Options(**{k: v for k, v in other.items() if k != left}).name("x") for left in other}
+    names |= {Options(**other).name("x"), Options(transform="recip1p_scaled", scale=0.1).name("x")}
+    names |= {Options(match="threshold", threshold=t).name("x") for t in (0.1, 0.2)}
+    assert len(names) == 10
+
+
+def test_exposure_ranks_matched_images_by_distance():
+    found = ddcs(by_hand())
+    ranked = exposure(found, torch.tensor([3, 7, 7]))
+    assert [(e.private, e.label, e.matched, e.reconstruction) for e in ranked] == [
+        (0, 3, True, 0),
+        (1, 7, True, 2),
+        (2, 7, False, 2),
+    ]
+    assert [e.distance for e in ranked] == [1.0, 9.0, 49.0]
+    assert sum(e.score for e in ranked) / 3 == pytest.approx(found.ddcs)
 
 
 def test_assigned_distance_is_over_the_assigned_only():
@@ -47,7 +84,8 @@ def test_assigned_distance_is_over_the_assigned_only():
     near = nearest(torch.tensor([[6.0], [0.0]]), torch.tensor([[4.0], [7.0]]))
     assert near.real_of_fake.tolist() == [1, 0]
     assert ddcs(near).distance.tolist() == [4.0, 1.0]
-    assert ddcs(near, dist="assigned").distance.tolist() == [16.0, 1.0]
+    assigned = ddcs(near, Options(dist="assigned"))
+    assert assigned.distance.tolist() == [16.0, 1.0] and assigned.nearest.tolist() == [1, 0]
 
 
 def test_transforms():
@@ -69,7 +107,7 @@ def test_properties(word, n, m):
     assert grown.ddcs >= base.ddcs - 1e-12 and grown.coverage >= base.coverage
     assert base.ddcs <= base.coverage <= min(1, m / n)  # 3
     order = torch.randperm(m, generator=generator(word))
-    assert ddcs(nearest(fake[order], real, batch=2, hold=3)).ddcs == pytest.approx(base.ddcs)  # 5
+    assert ddcs(nearest(fake[order], real, budget=2**15)).ddcs == pytest.approx(base.ddcs)  # 5
 
 
 def test_the_private_set_itself_scores_one():
@@ -96,7 +134,7 @@ def test_a_class_without_fakes_scores_zero_in_label_scope():
         real_labels=torch.tensor([0, 5, 5]),
     )
     assert ddcs(near).score.tolist() == [1, 0, 0]
-    assert ddcs(near, score="all").score.tolist() == [1, 0, 0]
+    assert ddcs(near, Options(score="all")).score.tolist() == [1, 0, 0]
 
 
 def test_normalised():
@@ -107,11 +145,19 @@ def test_normalised():
 
 def test_errors():
     near = by_hand()
-    with pytest.raises(UserError, match="scale: expected a positive number"):
-        ddcs(near, kind="recip1p_scaled")
-    with pytest.raises(UserError, match="scale"):
-        ddcs(near, scale=2.0)
-    with pytest.raises(UserError, match="transform: expected recip1p"):
-        transform(near.q_real, "square")
-    with pytest.raises(UserError, match="radius"):
-        ddcs(near, radius=torch.ones(2))
+    with pytest.raises(UserError, match="scale: expected a positive number, found None"):
+        Options(transform="recip1p_scaled")
+    with pytest.raises(UserError, match="scale: expected none with recip1p"):
+        Options(scale=2.0)
+    with pytest.raises(UserError, match="threshold: expected a positive number, found -1"):
+        Options(match="threshold", threshold=-1)
+    with pytest.raises(UserError, match="transform: expected one of recip1p, .* found 'square'"):
+        Options(transform="square")
+    with pytest.raises(UserError, match="k: expected a number of neighbours >= 1"):
+        Options(k=0)
+    with pytest.raises(UserError, match="radius: expected one per target with match='knn_ball' alone"):
+        ddcs(near, radius=torch.ones(3))
+    with pytest.raises(UserError, match="radius: expected 3 numbers >= 0"):
+        ddcs(near, Options(match="knn_ball"), radius=torch.ones(2))
+    with pytest.raises(UserError, match="prior: expected finite numbers"):
+        normalised(0.5, prior=float("nan"), holdout=0.6)

@@ -69,6 +69,7 @@ def plurality(predictions: Int[Tensor, "e n"], labels: Int[Tensor, " n"]) -> Boo
             f"predictions: expected (evaluators, {len(labels)}), found {tuple(predictions.shape)}; "
             "stack the argmax of every evaluator"
         )
+    labels = checks.labels("labels", labels, len(labels))
     agree = (predictions[:, None] == predictions[None]).sum(0)
     right = predictions == labels
     others = agree.masked_fill(right, 0).amax(0)
@@ -82,6 +83,8 @@ def correct_by(evaluators: Mapping[str, Float[Tensor, "n c"]], labels: Int[Tenso
     widths = {name: logits.shape[-1] for name, logits in evaluators.items()}
     if len(set(widths.values())) > 1:
         raise UserError(f"evaluators: expected one number of classes, found {widths}; pass the reject net as `reject`")
+    for name, logits in evaluators.items():
+        _check(f"logits of {name}", logits, labels)
     return torch.stack([top_k(logits, labels) for logits in evaluators.values()])
 
 

@@ -9,8 +9,13 @@ from mi_utils.errors import UserError
 
 
 def features(name: str, x: Tensor, least: int = 1) -> Tensor:
-    """`x` as a float64 matrix (N, d), N >= `least`, every entry finite; else a UserError that names it."""
-    if x.ndim != 2:
+    """`x` as a float64 matrix (N, d), N >= `least`, d >= 1, every entry finite; else a UserError that names it.
+
+    Floats of any width and integers are converted; booleans and complex numbers are no features.
+    """
+    if x.dtype == torch.bool or x.is_complex():
+        raise UserError(f"{name}: expected real numbers, found {x.dtype}; convert them where their meaning is known")
+    if x.ndim != 2 or x.shape[1] == 0:
         raise UserError(f"{name}: expected a feature matrix (N, d), found shape {tuple(x.shape)}; flatten each image")
     if len(x) < least:
         raise UserError(f"{name}: expected at least {least} rows, found {len(x)}; pass more images")
@@ -38,7 +43,8 @@ def finite(name: str, x: Tensor) -> None:
 
 def labels(name: str, ids: Tensor, count: int) -> Tensor:
     """`ids` as int64 (N,) with one class id for each of the `count` rows."""
-    if ids.ndim != 1 or len(ids) != count or ids.is_floating_point():
+    integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if ids.ndim != 1 or len(ids) != count or not integers:
         raise UserError(
             f"{name}: expected {count} integer class ids, found {ids.dtype} of shape {tuple(ids.shape)}; "
             "pass one id per image"
@@ -58,12 +64,16 @@ def images(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def class_rows(name: str, ids: Tensor, classes: Sequence[int], least: int) -> dict[int, Tensor]:
-    """Row indices of every class asked for.  Class 0 is a class like any other."""
+def class_pairs(
+    real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor, classes: Sequence[int], least: int = 1
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Class id -> (rows of reals, rows of fakes), at least `least` of each.  Class 0 is a class like any other."""
     if len(classes) == 0 or len(set(classes)) != len(classes):
         raise UserError(f"classes: expected distinct class ids, found {list(classes)}; list each class once")
-    rows = {int(c): (ids == int(c)).nonzero().squeeze(1) for c in classes}
-    for c, index in rows.items():
-        if len(index) < least:
-            raise UserError(f"{name}: expected at least {least} images of class {c}, found {len(index)}; pass more")
-    return rows
+    ids = {"real": labels("real_labels", real_labels, len(real)), "fake": labels("fake_labels", fake_labels, len(fake))}
+    pairs = {int(c): tuple((x == int(c)).nonzero().squeeze(1) for x in ids.values()) for c in classes}
+    for c, rows in pairs.items():
+        for name, index in zip(ids, rows, strict=True):
+            if len(index) < least:
+                raise UserError(f"{name}: expected at least {least} images of class {c}, found {len(index)}; pass more")
+    return pairs

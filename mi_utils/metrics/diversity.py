@@ -1,6 +1,4 @@
-"""Spread of the reconstructions of a class relative to the spread of its real images: 1 = as varied as
-real.
-"""
+"""Spread of the reconstructions of a class over the spread of its real images: 1 = as varied as real."""
 
 from collections.abc import Sequence
 
@@ -11,10 +9,13 @@ from torch import Tensor
 from mi_utils.errors import UserError
 from mi_utils.metrics import checks
 
+ENTRIES = 2**23  # converted to float64 at a time; bounds memory, never changes a value
+
 
 def pixel_spread(x: UInt8[Tensor, "n c h w"]) -> float:
     """Mean over pixels and channels of the standard deviation across images, in grey levels (0..255)."""
-    return float(x.double().std(0).mean())
+    columns = x.flatten(1).split(max(1, ENTRIES // len(x)), 1)
+    return float(torch.cat([part.double().std(0) for part in columns]).mean())
 
 
 def feature_spread(x: Float[Tensor, "n d"]) -> float:
@@ -37,7 +38,7 @@ def rho_pix(
             f"fake and real: expected one shape, found {tuple(fake.shape[1:])} and {tuple(real.shape[1:])}; "
             "resize and convert first"
         )
-    rows = _rows(real_labels, len(real), fake_labels, len(fake), classes)
+    rows = checks.class_pairs(real, real_labels, fake, fake_labels, classes, least=2)
     return {c: _ratio(pixel_spread(fake[f]), pixel_spread(real[r]), c) for c, (r, f) in rows.items()}
 
 
@@ -50,17 +51,8 @@ def rho_feat(
 ) -> dict[int, float]:
     r"""$\rho_{feat}$ of each class: mean pairwise feature distance of its fakes over that of its reals."""
     real, fake = checks.pair("real features", real, "fake features", fake)
-    rows = _rows(real_labels, len(real), fake_labels, len(fake), classes)
+    rows = checks.class_pairs(real, real_labels, fake, fake_labels, classes, least=2)
     return {c: _ratio(feature_spread(fake[f]), feature_spread(real[r]), c) for c, (r, f) in rows.items()}
-
-
-def _rows(
-    real_labels: Tensor, reals: int, fake_labels: Tensor, fakes: int, classes: Sequence[int]
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Class id -> (rows of reals, rows of fakes), at least two of each, as a spread needs."""
-    real_rows = checks.class_rows("real", checks.labels("real_labels", real_labels, reals), classes, 2)
-    fake_rows = checks.class_rows("fake", checks.labels("fake_labels", fake_labels, fakes), classes, 2)
-    return {c: (real_rows[c], fake_rows[c]) for c in real_rows}
 
 
 def _ratio(fake: float, real: float, c: int) -> float:

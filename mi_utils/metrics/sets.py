@@ -1,58 +1,95 @@
-"""Comparisons of two feature sets: PRDC, Frechet distance, MMD.
+"""Comparisons of two feature sets: PRDC, Frechet distance, KID and MMD, of whole sets and class by class."""
 
-Distances are exact float64 differences, not the matrix-product shortcut: for repeated images the shortcut
-returns about 1e-8 where the truth is 0, and the strict `<` of PRDC turns that into a wrong answer.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_utils.errors import UserError
-from mi_utils.metrics import checks
+from mi_utils.metrics import balls, checks
+from mi_utils.metrics.matching import squared_distances
 
 TILE = 1024  # rows held against the whole other set; bounds memory, never changes a value
-PRDC = ("precision", "recall", "density", "coverage")
+
+Value = TypeVar("Value")
 
 
-def euclidean(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Distances by differences, so that equal rows are exactly 0 apart."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+@dataclass(frozen=True)
+class PRDC:
+    """Per sample, for M fakes and N reals: the terms that precision, recall, density and coverage average.
+
+    precise (M,): the fake lies in some real's ball.  dense (M,): number of real balls that hold it, over k.
+    recalled (N,): the real lies in some fake's ball.  covered (N,): the real's own ball holds a fake.
+    An interval may draw rows of these again; rows of the sets it may not (duplicates shrink every ball).
+    """
+
+    precise: Bool[Tensor, " m"]
+    dense: Float[Tensor, " m"]
+    recalled: Bool[Tensor, " n"]
+    covered: Bool[Tensor, " n"]
+
+    def summary(self) -> dict[str, float]:
+        """Precision, recall and coverage in [0, 1], density in [0, N / k]."""
+        terms = {"precision": self.precise, "recall": self.recalled, "density": self.dense, "coverage": self.covered}
+        return {name: float(x.double().mean()) for name, x in terms.items()}
 
 
-def knn_radius(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """R_k(x_i): distance to the k-th *other* point of the own set (the first of k + 1 is x_i itself)."""
-    return torch.cat([euclidean(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(TILE)])
+@torch.no_grad()
+def prdc_samples(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> PRDC:
+    r"""The terms of `prdc`, with $D_{ij}=\lVert r_i-f_j\rVert$, $R_k$ the distance to the k-th other row, strict `<`.
 
-
-def prdc(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> dict[str, float]:
-    r"""Precision, recall, density, coverage with $D_{ij}=\lVert r_i-f_j\rVert$ and strict `<`.
-
-    precision $\frac1M\sum_j 1[\exists i: D_{ij}<R_k(r_i)]$ (any ball, not the nearest real's); recall
-    $\frac1N\sum_i 1[\exists j: D_{ij}<R_k(f_j)]$; density $\frac1{kM}\sum_{ij}1[D_{ij}<R_k(r_i)]$ (over
-    fakes); coverage $\frac1N\sum_i 1[\exists j: D_{ij}<R_k(r_i)]$.  Agrees with the `prdc` package. Sources:
-    Kynkaanniemi et al. 2019; Naeem et al. 2020.  UserError for fewer than k + 1 rows, NaN, unequal widths.
+    Every comparison is that of squared float64 differences (see `balls`).  UserError for fewer than k + 1 rows,
+    NaN, unequal widths.
     """
     if k < 1:
         raise UserError(f"k: expected a number of neighbours >= 1, found {k}; the usual value is 3")
     real, fake = checks.pair("real features", real, "fake features", fake, least=k + 1)
-    radius_real, radius_fake = knn_radius(real, k), knn_radius(fake, k)
-    balls_hit = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
-    recalled = covered = 0
-    for rows, radius in zip(real.split(TILE), radius_real.split(TILE), strict=True):
-        distance = euclidean(rows, fake)
-        inside = distance < radius[:, None]
-        balls_hit += inside.sum(0)
-        covered += int(inside.any(1).sum())
-        recalled += int((distance < radius_fake).any(1).sum())
-    return {
-        "precision": float((balls_hit > 0).double().mean()),
-        "recall": recalled / len(real),
-        "density": float(balls_hit.double().mean()) / k,
-        "coverage": covered / len(real),
-    }
+    radii = balls.squared_radii(real, k), balls.squared_radii(fake, k)
+    holding = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
+    recalled, covered = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
+    screen = balls.Screen(real, fake)
+    for rows in screen.strips():
+        i, j, in_real, in_fake = balls.inside(screen, rows, *radii)
+        holding += j[in_real].bincount(minlength=len(fake))
+        covered[i[in_real]] = True
+        recalled[i[in_fake]] = True
+    return PRDC(holding > 0, holding.double() / k, recalled, covered)
+
+
+def prdc(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> dict[str, float]:
+    r"""Precision, recall, density, coverage, as the `prdc` package has them.
+
+    precision $\frac1M\sum_j 1[\exists i: D_{ij}<R_k(r_i)]$ (any ball, not the nearest real's); recall
+    $\frac1N\sum_i 1[\exists j: D_{ij}<R_k(f_j)]$; density $\frac1{kM}\sum_{ij}1[D_{ij}<R_k(r_i)]$ (over
+    fakes); coverage $\frac1N\sum_i 1[\exists j: D_{ij}<R_k(r_i)]$.  Sources: Kynkaanniemi et al. 2019; Naeem et
+    al. 2020.  Errors: those of `prdc_samples`.
+    """
+    return prdc_samples(real, fake, k).summary()
+
+
+def by_class(
+    metric: Callable[[Tensor, Tensor], Value],
+    real: Tensor,
+    real_labels: Int[Tensor, " n"],
+    fake: Tensor,
+    fake_labels: Int[Tensor, " m"],
+    classes: Sequence[int],
+) -> dict[int, Value]:
+    """`metric(real rows, fake rows)` of each class: ids as they are, all rows of the class, sizes may differ.
+
+    UserError that names the class where it has no rows or where the metric refuses them.
+    """
+    values = {}
+    for c, (r, f) in checks.class_pairs(real, real_labels, fake, fake_labels, classes).items():
+        try:
+            values[c] = metric(real[r], fake[f])
+        except UserError as problem:
+            raise UserError(f"class {c}: {problem}") from problem
+    return values
 
 
 def prdc_per_class(
@@ -63,14 +100,10 @@ def prdc_per_class(
     classes: Sequence[int],
     k: int = 3,
 ) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
-    """PRDC inside each class (ids as they are, sizes may differ), and the unweighted mean over classes.
-
-    All images of a class are used: the larger set is never cut to the smaller.
-    """
-    real_rows = checks.class_rows("real features", checks.labels("real_labels", real_labels, len(real)), classes, k + 1)
-    fake_rows = checks.class_rows("fake features", checks.labels("fake_labels", fake_labels, len(fake)), classes, k + 1)
-    values = {c: prdc(real[real_rows[c]], fake[fake_rows[c]], k) for c in real_rows}
-    return values, {name: sum(v[name] for v in values.values()) / len(values) for name in PRDC}
+    """PRDC inside each class, and the unweighted mean over classes."""
+    values = by_class(partial(prdc, k=k), real, real_labels, fake, fake_labels, classes)
+    each = list(values.values())
+    return values, {name: sum(v[name] for v in each) / len(each) for name in each[0]}
 
 
 def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
@@ -96,6 +129,16 @@ def rank_deficient(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> bool:
     return min(len(a), len(b)) <= a.shape[1]
 
 
+def kernel_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    r"""Unbiased $\mathrm{MMD}^2$ with the cubic kernel $k(x,y)=(x^\top y/d+1)^3$, in float64, over all rows.
+
+    KID where the features are FID-Inception's, KD(<features>) elsewhere; equal laws give values around 0 on both
+    sides.  Source: Binkowski et al. 2018.  UserError for fewer than 2 rows, NaN, unequal widths.
+    """
+    a, b = checks.pair("first features", a, "second features", b, least=2)
+    return _unbiased(a, b, lambda x, y: (x @ y.T / x.shape[1] + 1).pow(3))
+
+
 def median_bandwidth(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], most: int = 1000) -> float:
     """Median distance between distinct rows of the union; sets over `most` rows are thinned at even steps."""
     both = torch.cat([x[:: -(-len(x) // most)] for x in (a, b)])
@@ -117,20 +160,25 @@ def mmd_rbf(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], bandwidth: float |
     sigma = median_bandwidth(a, b) if bandwidth is None else bandwidth
     if not sigma > 0:
         raise UserError(f"bandwidth: expected a positive number, found {sigma}; None takes the median distance")
+    centre = b.mean(0)  # a shift leaves distances alone and makes the product's rounding small
+    return _unbiased(a - centre, b - centre, lambda x, y: squared_distances(x, y).div_(-2 * sigma**2).exp_())
+
+
+def _unbiased(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Mean kernel of different rows of `a`, plus the same of `b`, minus twice the mean over pairs of both."""
     n, m = len(a), len(b)
-    within_a = (_kernel_sum(a, a, sigma) - n) / (n * (n - 1))  # k(x, x) = 1 is left out
-    within_b = (_kernel_sum(b, b, sigma) - m) / (m * (m - 1))
-    return within_a + within_b - 2 * _kernel_sum(a, b, sigma) / (n * m)
+    within_a, within_b = _pair_sum(a, kernel) / (n * (n - 1)), _pair_sum(b, kernel) / (m * (m - 1))
+    across = sum(float(kernel(rows, b).sum()) for rows in a.split(TILE)) / (n * m)
+    return within_a + within_b - 2 * across
 
 
-def _kernel_sum(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], sigma: float) -> float:
-    """Sum of all n x m RBF kernel values."""
-    return float(sum(torch.exp(-tile.square() / (2 * sigma**2)).sum() for tile in _tiles(a, b)))
-
-
-def _tiles(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[Float[Tensor, "t m"]]:
-    """Distances of at most TILE rows of `a` at a time to all of `b`."""
-    return (euclidean(rows, b) for rows in a.split(TILE))
+def _pair_sum(x: Float[Tensor, "n d"], kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Sum over ordered pairs of different rows; the kernel is symmetric, so each is computed once."""
+    total = 0.0
+    for start in range(0, len(x), TILE):
+        tile = kernel(x[start : start + TILE], x[start:])
+        total += 2 * float(tile.triu_(1).sum())
+    return total
 
 
 def effective_matches(nearest_real: Int[Tensor, " m"]) -> float:

@@ -96,6 +96,7 @@ LAYERS = (
     ("models", "data"),
     ("attacks", "training", "metrics", "report"),
     ("studies",),
+    ("scoring",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -13,7 +13,8 @@ from mi_utils.data import AnySource
 from mi_utils.data.images import ImageSet, to_float
 from mi_utils.errors import UserError
 from mi_utils.metrics import accuracy, diversity, matching, perceptual, sets
-from mi_utils.metrics.ddcs import ddcs
+from mi_utils.metrics.ddcs import Options, ddcs
+from mi_utils.models import perceptual as nets
 from mi_utils.models.classifiers import Classifier
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Config, Job, Output, Stage
@@ -44,7 +45,7 @@ class Evaluation(Stage):
     panel: Panel
     private: AnySource
     samples: Annotated[int, Field(ge=4)]  # reconstructions per class that are scored: the first ones
-    perceptual: Annotated[int, Field(ge=0)] = 0  # images per class on each side of DDCS; 0 leaves DDCS out
+    perceptual: Annotated[int, Field(ge=0)] = 0  # private images per class of DDCS; 0 leaves DDCS out
 
     def compute(self, job: Job) -> Output:
         """Rows of (metric, class, value, n) in `meta["rows"]`."""
@@ -101,24 +102,30 @@ class Evaluation(Stage):
         rows += [(name, c, v, self.samples) for c, found in each.items() for name, v in found.items()]
         rows = [*rows, *pooled_means(rows, len(images))]
         near = matching.nearest(fake, real, fake_labels=labels, real_labels=private.labels)
-        rows.append(("N_eff", "all", sets.effective_matches(near.real_of_fake), len(images)))
-        rows.append(("FD", "all", sets.frechet_distance(real, fake), len(images)))
+        for name, values in (
+            ("KNN distance", matching.knn_distance(near)),
+            ("centroid distance", matching.centroid_distance(fake, labels, real, private.labels)),
+        ):
+            rows += by_class(name, values.to(labels.device), labels, classes)
+        n = len(images)
+        rows.append(("N_eff", "all", sets.effective_matches(near.real_of_fake), n))
+        rows.append(("FD", "all", sets.frechet_distance(real, fake), n))
+        rows.append(("KD", "all", sets.kernel_distance(real, fake), n))
         return rows
 
     def _closeness(self, images: Tensor, labels: Tensor, private: ImageSet) -> list[Row]:
-        """DDCS under ST-LPIPS, labels matched, at `perceptual` images per class on both sides."""
-        fake, fake_labels = first_per_class(images, labels, self.perceptual)
+        """DDCS under ST-LPIPS over all pairs, and over those of equal label."""
         real = drawn_per_class(private, self.perceptual)
-        near = matching.nearest(
-            embedded(fake.cpu(), str(images.device)),
-            private_embedding(self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device)),
-            lambda rows: rows,
-            fake_labels=fake_labels,
-            real_labels=real.labels,
-        )
-        found = ddcs(near)
-        n = len(fake)
-        return [("DDCS", "all", found.ddcs, n), ("DDCS coverage", "all", found.coverage, n)]
+        rows = private_embedding(self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device))
+        fake = embedded(images, str(images.device))
+        n = len(images)
+        every = ddcs(matching.nearest(fake, rows, matching.as_is))
+        same = matching.nearest(fake, rows, matching.as_is, fake_labels=labels, real_labels=real.labels)
+        return [
+            ("DDCS", "all", every.ddcs, n),
+            ("DDCS coverage", "all", every.coverage, n),
+            ("DDCS label", "all", ddcs(same, Options(scope="label")).ddcs, n),
+        ]
 
 
 def first_per_class(
@@ -142,18 +149,17 @@ def drawn_per_class(data: ImageSet, count: int) -> ImageSet:
     return ImageSet(images, labels, data.classes, data.name)
 
 
-@lru_cache(maxsize=2)
-def _perceptual(device: str) -> perceptual.STLPIPS:
-    return perceptual.STLPIPS().to(device).eval()
+@lru_cache(maxsize=1)
+def _perceptual(device: str) -> nets.Perceptual:
+    return nets.load("st-lpips-alex").to(device)
 
 
 def embedded(images: UInt8[Tensor, "n c s s"], device: str) -> Float[Tensor, "n d"]:
     """ST-LPIPS embeddings on `device`."""
-    net = _perceptual(device)
-    return torch.cat([perceptual.embed(part, net) for part in images.split(128)])
+    return perceptual.embed(images, _perceptual(device))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def private_embedding(source: AnySource, classes: tuple[int, ...], count: int, device: str) -> Float[Tensor, "n d"]:
     """Embeddings of `drawn_per_class`, computed once per process: they are the same for every attack."""
     return embedded(drawn_per_class(source.load().only_classes(classes), count).images, device)

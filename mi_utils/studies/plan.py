@@ -35,26 +35,27 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a profile of a paper computes."""
+    """Everything that a profile of a paper computes.  `references`: images that no attack made, scored alike."""
 
     paper: str
     profile: str
     settings: Config
     runs: tuple[Run, ...]
+    references: tuple[Run, ...] = ()
     extra: tuple[Stage, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages to have stored, each once; long ones first where order is free."""
-        found = [*self.extra, *(run.evaluation for run in self.runs)]
+        found = [*self.extra, *(run.evaluation for run in (*self.runs, *self.references))]
         return tuple({stage.key: stage for stage in found}.values())
 
     def scores(self) -> pd.DataFrame:
-        """Tidy scores of all runs; every stage must be stored."""
+        """Tidy scores of all runs and references; every stage must be stored."""
         rows = [
             (run.attack, run.setting, run.seed, str(c), metric, float(value), n, "")
-            for run in self.runs
+            for run in (*self.runs, *self.references)
             for metric, c, value, n in run.evaluation.result().meta["rows"]
         ]
         return pd.DataFrame(rows, columns=scores.COLUMNS)

@@ -1,12 +1,13 @@
 """Training of targets (attacked) and evaluators (judging), by one recipe."""
 
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mi_utils.data import AnySource
 from mi_utils.data.augment import Augment
@@ -15,6 +16,38 @@ from mi_utils.errors import UserError
 from mi_utils.models.classifiers import Architecture, Classifier, build_classifier
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
+
+Batch = tuple[Float[Tensor, "n c s s"], Int[Tensor, " n"]]
+
+
+def fit(
+    net: nn.Module,
+    draw: Callable[[], Batch],
+    rng: torch.Generator,
+    steps: Callable[[int, dict[str, object]], Iterable[int]],
+    *,
+    iterations: int,
+    lr: float,
+    weight_decay: float,
+) -> Float[Tensor, " t"]:
+    """The recipe of every classifier: cross-entropy, SGD with Nesterov momentum .9, one-cycle rate up to `lr`.
+
+    `draw` makes a batch out of `rng`; `steps(iterations, state)` gives the step numbers and may keep the state in
+    a checkpoint, as `Job.steps` does.  `net` (channels last) is changed in place; returns the losses.
+    """
+    optimiser = torch.optim.SGD(net.parameters(), lr / 25, momentum=0.9, weight_decay=weight_decay, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=iterations)
+    losses: list[Tensor] = []
+    state = {"net": net, "optimiser": optimiser, "schedule": schedule, "rng": rng, "losses": losses}
+    for _ in steps(iterations, state):
+        x, y = draw()
+        loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
 class TrainClassifier(Stage):
@@ -45,22 +78,11 @@ class TrainClassifier(Stage):
         require_per_class(data, 2, self.train.classes)
         rng = seeded("classifier", self.architecture, self.seed, device=job.device)
         net = self._fresh(data).to(job.device, memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(
-            net.parameters(), self.lr / 25, momentum=0.9, weight_decay=self.weight_decay, nesterov=True
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.iterations)
         others = self.reject.load().images.to(job.device) if self.reject else None
-        losses: list[Tensor] = []
-        state = {"net": net, "optimiser": optimiser, "schedule": schedule, "rng": rng, "losses": losses}
-        for _ in job.steps(self.iterations, state):
-            x, y = self._batch(data, others, rng)
-            loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.detach())
-        curve = torch.stack(losses)
+        curve = fit(
+            net, lambda: self._batch(data, others, rng), rng, job.steps,
+            iterations=self.iterations, lr=self.lr, weight_decay=self.weight_decay,
+        )  # fmt: skip
         job.check_finite("classifier loss", curve)
         tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
         return Output(tensors | {"log_loss": curve}, self._facts(net, data, job.device))
@@ -75,9 +97,7 @@ class TrainClassifier(Stage):
             generator=seeded("classifier weights", self.architecture, self.seed),
         )
 
-    def _batch(
-        self, data: ImageSet, others: Tensor | None, rng: torch.Generator
-    ) -> tuple[Float[Tensor, "n c s s"], Int[Tensor, " n"]]:
+    def _batch(self, data: ImageSet, others: Tensor | None, rng: torch.Generator) -> Batch:
         """Augmented training images, and the three kinds of "none of these" where there is a reject class."""
         device = data.images.device
         index = torch.randint(len(data), (self.batch,), generator=rng, device=device)

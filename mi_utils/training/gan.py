@@ -4,11 +4,11 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
-from mi_utils.data.images import to_float
+from mi_utils.data.images import to_float, to_uint8
 from mi_utils.data.pool import AuxiliaryPool
 from mi_utils.errors import UserError
 from mi_utils.models.dcgan import LATENT, Discriminator, Generator
@@ -93,6 +93,13 @@ class TrainDCGAN(Stage):
     def generator(self, device: torch.device | str) -> Generator:
         """The trained generator, frozen and in eval mode."""
         return self._frozen(Generator(self.n_gf, self.facts()["channels"]), "generator.", device)
+
+    def samples(self, count: int, rng: torch.Generator, device: torch.device | str) -> UInt8[Tensor, "n c s s"]:
+        """Images of `count` latents drawn from the law of training."""
+        g = self.generator(device)
+        z = torch.randn((count, LATENT), generator=rng, device=rng.device).to(device)
+        with torch.no_grad():
+            return torch.cat([to_uint8(g(part)) for part in z.split(512)])
 
     def discriminator(self, device: torch.device | str) -> Discriminator:
         """The trained discriminator, frozen and in eval mode."""

@@ -29,4 +29,5 @@ def plan(profile: str, **overrides: Any) -> Plan:
     repeats = [grid.similarity(first, first.problem.auxiliary, seed) for seed in range(chosen.seeds)]
     extra = (*(stage for found in similarity.values() for stage in found.values()), *repeats)
     notes = {"benches": benches, "similarity": similarity, "repeats": repeats}
-    return Plan("patch_mi", profile, chosen, tuple(runs), extra, notes)
+    references = tuple(run for bench in benches for run in grid.references(bench))
+    return Plan("patch_mi", profile, chosen, tuple(runs), references, extra, notes)

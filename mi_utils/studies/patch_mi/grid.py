@@ -23,6 +23,7 @@ from mi_utils.studies.patch_mi.settings import (
     handwriting_block,
 )
 from mi_utils.studies.plan import Run
+from mi_utils.studies.references import HeldOut, PriorSamples, PublicImages
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.gan import TrainDCGAN
 from mi_utils.training.patch_similarity import PatchSimilarity
@@ -121,7 +122,7 @@ class Bench:
             panel=self.panel,
             private=self.problem.train,
             samples=min(stage.samples, s.samples),
-            perceptual=min(s.perceptual, stage.samples) if perceptual else 0,
+            perceptual=s.perceptual if perceptual else 0,
         )
         return Run(attack, f"{self.problem.name} | {setting}", seed, evaluation)
 
@@ -206,6 +207,16 @@ class Bench:
             "GenMI": GenerativeMI(prior=prior, iterations=s.generative_iterations, **shared),
             "VMI": VMI(prior=prior, iterations=s.vmi_iterations, batch=s.vmi_batch, **shared),
         }
+
+
+def references(bench: Bench) -> Iterator[Run]:
+    """Rows of T1 that no attack made, with as many images: a metric means little without them."""
+    p, s = bench.problem, bench.settings
+    for seed in range(s.seeds):
+        shared = dict(classes=p.classes, samples=s.samples, seed=seed)
+        yield bench.run("prior samples", "T1", seed, PriorSamples(prior=bench.dcgan(), **shared))
+        yield bench.run("public images", "T1", seed, PublicImages(pool=bench.pool(), **shared))
+        yield bench.run("held-out private images", "T1", seed, HeldOut(source=p.holdout or p.test, **shared))
 
 
 def some(found: dict[str, Value], settings: Settings) -> dict[str, Value]:

@@ -6,8 +6,11 @@ import pandas as pd
 import torch
 
 from mi_utils.attacks.patch_mi import equilibrium
+from mi_utils.errors import UserError
+from mi_utils.metrics.ddcs import Options, normalised
 from mi_utils.metrics.intervals import Interval, difference_interval, difference_p, holm, mean_interval
 from mi_utils.report import figures
+from mi_utils.report import scores as tidy
 from mi_utils.report.figures import Picture
 from mi_utils.report.scores import matrix, paired, paper_table, per_seed, percent
 from mi_utils.report.tables import Caption
@@ -18,8 +21,12 @@ from mi_utils.studies.plan import Plan
 
 VOTES = ("ensemble mean", "ensemble min", "vote", "majority", "unanimous", "accepted")
 SHARES = ("top1", "top5", "confidence", *VOTES, "target")
-SHAPES = ("precision", "recall", "coverage", "density", "rho_pix", "rho_feat", "N_eff", "FD", "DDCS")
-MAIN = (*SHARES, *SHAPES)
+MAIN = (*SHARES, "rho_pix", "rho_feat", "coverage", "DDCS")
+CLOSENESS = (
+    *("DDCS", "DDCS coverage", "nDDCS", "DDCS label", "KNN distance", "centroid distance"),
+    *("precision", "recall", "density", "coverage", "N_eff", "FD", "KD"),
+)
+PRIOR, HOLDOUT = "prior samples", "held-out private images"
 SHORT = (
     "top1",
     "ensemble mean",
@@ -45,6 +52,22 @@ def with_gap(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([scores, gap.assign(metric="gap", reason="")], ignore_index=True)[scores.columns]
 
 
+def with_normalised(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with nDDCS: each DDCS of a setting that has both reference rows, between them, seed by seed."""
+    frames = [scores]
+    for (setting, seed), group in scores[scores["metric"] == "DDCS"].groupby(["setting", "seed"], sort=False):
+        values, n = group.set_index("attack")["value"], int(group["n"].iloc[0])
+        if not {PRIOR, HOLDOUT} <= set(values.index):
+            continue
+        for attack, value in values.items():
+            try:
+                found = normalised(value, values[PRIOR], values[HOLDOUT])
+                frames.append(tidy.rows(attack, setting, seed, {"nDDCS": found}, n))
+            except UserError as problem:
+                frames.append(tidy.missing(attack, setting, seed, ["nDDCS"], str(problem)))
+    return pd.concat(frames, ignore_index=True)
+
+
 def caption(plan: Plan, what: str, images: str, problem: str | None = None, seeds: int | None = None) -> Caption:
     """What made a table's numbers."""
     benches = [b for b in plan.notes["benches"] if problem in (None, b.problem.name)]
@@ -57,7 +80,9 @@ def caption(plan: Plan, what: str, images: str, problem: str | None = None, seed
         evaluator=f"top1/top5/confidence: {next(iter(first.panel.plain))} alone (the paper's protocol); ensemble: "
         f"{names}; vote: the class that most of all five name; majority: most of the four; accepted: "
         f"{first.problem.reject.architecture} with a reject class; unanimous: all of them",
-        features=f"penultimate layer of {next(iter(first.panel.plain))} (precision to FD), ST-LPIPS (DDCS)",
+        features=f"penultimate layer of {next(iter(first.panel.plain))} (all but rho_pix and DDCS); "
+        f"{Options().name('ST-LPIPS (AlexNet)')} against {plan.settings.perceptual} private training images per "
+        "class, DDCS label: the same among equal labels; nDDCS: 0 at prior samples, 1 at held-out private images",
         images=images,
         seeds=range(seeds or plan.settings.seeds),
         settings={
@@ -84,9 +109,19 @@ def _table(
 
 
 def t1_main(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
-    """T1: every attack on every problem, beside the published top-1."""
+    """T1: every attack on every problem, beside the published top-1, and rows that no attack made."""
+    return _compared(plan, scores, MAIN, published=True)
+
+
+def t1b_closeness(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
+    """T1b: how near the same images come to the private ones, and how many of those they cover."""
+    return _compared(plan, with_normalised(scores), CLOSENESS)
+
+
+def _compared(plan: Plan, scores: pd.DataFrame, metrics: tuple[str, ...], published: bool = False) -> pd.DataFrame:
+    """All rows of T1."""
     problems = [b.problem.name for b in plan.notes["benches"]]
-    found = _table(scores, [f"{p} | T1" for p in problems], MAIN, published=True)
+    found = _table(scores, [f"{p} | T1" for p in problems], metrics, published)
     return found.rename(index=lambda s: s.replace(" | T1", ""), level="data")
 
 
@@ -104,8 +139,8 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 def t2_ablation(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     """T2: {patch, off_patch} x {transformation block, none}."""
-    rows = _rows(plan, ("base", "T4 none", "T3 off_patch"))
-    return _named(_table(with_gap(scores), rows, (*SHORT, "FD")))
+    settings = _rows(plan, ("base", "T4 none", "T3 off_patch"))
+    return _named(_table(with_gap(scores), settings, (*SHORT, "FD")))
 
 
 def t3_options(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:

@@ -83,6 +83,7 @@ class Problem(Config):
     name: str
     train: AnySource
     test: AnySource
+    holdout: AnySource | None = None  # private images for the reference row; None: the test images
     classes: tuple[int, ...]  # attacked
     auxiliary: AnySource
     auxiliary_name: str
@@ -106,7 +107,7 @@ class Settings(Config):
     standing: str  # what the data are, for captions and verdicts
     seeds: Count
     samples: Count  # reconstructions per class that are made by Patch-MI and scored in every row
-    perceptual: Annotated[int, Field(ge=0)]  # images per class of DDCS
+    perceptual: Annotated[int, Field(ge=0)]  # private images per class of DDCS
     pool: Count
     n_gf: Count  # per_class generators and critics
     n_df: Count
@@ -177,6 +178,7 @@ def letters(scale: float = 1.0) -> Problem:
             "name": "Latin letters",
             "train": train,
             "test": LatinSheet(split="test", size=32),
+            "holdout": LatinSheet(split="test", size=32, copies=6),
             "native": None,
             "gan": "class_cond",
         }
@@ -189,7 +191,7 @@ def _laptop() -> Settings:
         standing="stand-in data",
         seeds=3,
         samples=24,
-        perceptual=24,
+        perceptual=50,
         pool=8192,
         n_gf=8,
         n_df=16,

@@ -3,19 +3,58 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
-from benchmarks.harness import Comparison, clocked, measured
+from benchmarks.harness import Benchmark, Comparison, Peak, clocked, measured, missed, sampled
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_ratio_is_that_of_the_medians_after_the_first_turn() -> None:
+CPU = torch.device("cpu")
+
+
+def scripted(rounds: int | None = None) -> Benchmark:
+    """Turns that say what they took."""
     plain, fast = iter([99.0, 4.0, 6.0, 50.0]), iter([99.0, 1.0, 2.0, 3.0])
-    row = measured(lambda device: Comparison(plain.__next__, fast.__next__, "x"), torch.device("cpu"), 3)
+    compared = Comparison(plain.__next__, fast.__next__, "x", least=3.5, measures=lambda: {"error": 2e-5})
+    return Benchmark(lambda device: compared, threads=1, rounds=rounds, device=None)
+
+
+def test_the_ratio_is_that_of_the_medians_after_the_first_turn() -> None:
+    row = measured(scripted(), CPU, 3)
     assert (row["ratio"], row["plain_seconds"], row["fast_seconds"], row["rounds"]) == (3.0, 6.0, 2.0, 3)
-    assert row["peak_mib"] > 10 and json.dumps(row)
+    assert row["missed"] == ["ratio 3.0 < 3.5"] and row["measures"] == {"error": 2e-5} and json.dumps(row)
+
+
+def test_work_of_minutes_is_done_once() -> None:
+    row = measured(scripted(rounds=0), CPU, 5)
+    assert (row["ratio"], row["rounds"]) == (1.0, 1)
+
+
+def test_figures_above_what_is_asked_for_are_named() -> None:
+    row = {"ratio": 9.0, "measures": {"error": 2e-5}, "fast_peak_mib": 10, "fast_seconds": 1.0}
+    asked = Comparison(lambda: 0.0, lambda: 0.0, "x", least=5, most={"error": 1e-5, "fast_peak_mib": 10})
+    assert missed(row, asked) == ["error 2e-05 > 1e-05"]
+
+
+def test_a_sample_stands_for_the_whole() -> None:
+    way = sampled(lambda: time.sleep(0.02), CPU, share=0.01)
+    assert 2 <= way() < 20
+
+
+def test_peak_memory_is_what_the_work_takes_on_top() -> None:
+    held = torch.ones(2**24)  # 64 MiB that were there before
+    with Peak(CPU) as peak:
+        torch.ones(2**25).sum()
+        time.sleep(0.05)
+    assert 100 < peak.mib < 200 and len(held)
+
+
+def test_a_benchmark_for_another_device_says_so() -> None:
+    assert Benchmark(lambda device: None, 1, None, "cuda").unavailable(CPU) == "needs cuda, found cpu"
+    assert not Benchmark(lambda device: None, 1, None, None).unavailable(CPU)
 
 
 def test_seconds_are_those_of_the_work() -> None:

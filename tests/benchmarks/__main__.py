@@ -42,15 +42,27 @@ def main(arguments: list[str] | None = None) -> int:
     runtime.prepare(device)
     saved = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     for name in chosen(options.names):
-        row = measured(BENCHMARKS[name], device, options.rounds) | runtime.describe(device)
-        saved[name] = row
-        print(
-            f"{name}: {row['ratio']:.2f}x  (plain {row['plain_seconds']:.3f} s, "
-            f"fast {row['fast_seconds']:.3f} s; {row['size']}; {row['device']}, peak {row['peak_mib']} MiB)"
-        )
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text(json.dumps(saved, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        reason = BENCHMARKS[name].unavailable(device)
+        if reason:
+            print(f"{name}: not run: {reason}")
+            continue
+        row = measured(BENCHMARKS[name], device, options.rounds)
+        saved[name] = row | runtime.describe(device)
+        print(told(name, saved[name]), flush=True)
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps(saved, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     return 0
+
+
+def told(name: str, row: dict) -> str:
+    """A benchmark's row in words."""
+    further = "".join(f", {key.replace('_', ' ')} {value:g}" for key, value in row["measures"].items())
+    verdict = f"  MISSED: {'; '.join(row['missed'])}" if row["missed"] else ""
+    return (
+        f"{name}: {row['ratio']:g}x  (plain {row['plain_seconds']:g} s, fast {row['fast_seconds']:g} s; "
+        f"{row['size']}; peak {row['plain_peak_mib']} and {row['fast_peak_mib']} MiB{further}; "
+        f"{row['device']}, {row['threads']} threads){verdict}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """Accuracy, confidence, ensemble votes and the overfit gap."""
 
+from collections import Counter
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mi_utils.errors import UserError
 from mi_utils.metrics import accuracy
@@ -81,7 +86,10 @@ def test_overfit_gap():
         (lambda x, y: accuracy.top_k(x, y.float()), "integer class ids"),
         (lambda x, y: accuracy.top_k(x[:0], y[:0]), "N >= 1"),
         (lambda x, y: accuracy.confidence(x * torch.inf, y), "NaN or infinite"),
+        (lambda x, y: accuracy.top_k(x, y > 2), "expected 5 integer class ids, found torch.bool"),
         (lambda x, y: accuracy.vote({}, y), "at least 1 evaluator"),
+        (lambda x, y: accuracy.vote({"a": x, "b": x / 0}, y), "logits of b: .* NaN or infinite"),
+        (lambda x, y: accuracy.vote({"a": x, "b": x[:4]}, y), "labels: expected 4 integer class ids"),
         (lambda x, y: accuracy.vote({"a": x, "b": x[:, :4]}, y), "one number of classes"),
         (lambda x, y: accuracy.vote({"a": x}, y, reject=x), "expected 6 outputs"),
     ],
@@ -89,6 +97,30 @@ def test_overfit_gap():
 def test_errors(call, words):
     with pytest.raises(UserError, match=words):
         call(logits(5, 5), torch.arange(5))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 12), st.integers(1, 4))
+def test_plurality_is_the_only_most_common_answer(word, nets, n, classes):
+    rng = generator("plurality", word)
+    predictions = torch.randint(classes, (nets, n), generator=rng)
+    labels = torch.randint(classes, (n,), generator=rng)
+    for i, won in enumerate(accuracy.plurality(predictions, labels).tolist()):
+        first, *others = Counter(predictions[:, i].tolist()).most_common(2)
+        assert won == (first[0] == labels[i] and (not others or others[0][1] < first[1]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(2, 12), st.sampled_from([torch.float16, torch.float64]))
+def test_top_k_grows_with_k_and_order_changes_nothing(word, n, c, dtype):
+    x, y = logits(n, c, word).to(dtype), torch.randint(c, (n,), generator=generator("y", word))
+    hits = [accuracy.top_k(x, y, k) for k in range(1, c)]
+    assert all((a <= b).all() for a, b in pairwise(hits))
+    assert torch.equal(accuracy.top_k(x.flip(0), y.flip(0)), hits[0].flip(0))
+    classes = torch.randperm(c, generator=generator("classes", word))
+    assert torch.equal(accuracy.top_k(x[:, classes], classes.argsort()[y]), hits[0])
+    sure = accuracy.confidence(x, y)
+    assert ((sure > 0) & (sure < 1)).all() and hits[0][sure > 0.5].all()
 
 
 def test_plurality_counts_answers_and_gives_ties_to_no_one() -> None:

@@ -1,15 +1,22 @@
 """DDCS: the six properties of its specification, its options, and hand-made examples."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mi_utils.data.images import Parquet
 from mi_utils.errors import UserError
 from mi_utils.metrics.ddcs import Options, ddcs, exposure, normalised, transform
-from mi_utils.metrics.matching import kth_nearest, nearest
+from mi_utils.metrics.matching import as_is, kth_nearest, nearest
+from mi_utils.metrics.perceptual import embed
+from mi_utils.models.perceptual import load
 from mi_utils.runtime import generator
 
+REAL = Path(os.environ.get("MI_DATA", "none"))
 words = st.integers(0, 10**6)
 
 
@@ -135,6 +142,20 @@ def test_a_class_without_fakes_scores_zero_in_label_scope():
     )
     assert ddcs(near).score.tolist() == [1, 0, 0]
     assert ddcs(near, Options(score="all")).score.tolist() == [1, 0, 0]
+
+
+@pytest.mark.skipif(not list(REAL.glob("cifar10/plain_text/test-*")), reason="MI_DATA has no cifar10/plain_text")
+def test_volume_alone_scores(monkeypatch):
+    """A thousand photographs against a thousand others: no attack was involved."""
+    monkeypatch.setenv("MI_DATA", str(REAL))
+    images = Parquet(split="test").load().images
+    rows = embed(images[torch.randperm(len(images), generator=generator("volume"))[:1600]], load("st-lpips-alex"))
+    private, found = rows[:600], {}
+    for count in (50, 250, 1000):
+        found[count] = ddcs(nearest(rows[600 : 600 + count], private, as_is))
+    coverage = [score.coverage for score in found.values()]
+    assert coverage[0] < 0.09 and 0.25 < coverage[1] < 0.35 and coverage[2] > 0.6
+    assert all(score.ddcs > 0.9 * score.coverage for score in found.values())
 
 
 def test_normalised():

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mi_utils.errors import UserError
 from mi_utils.metrics import diversity
@@ -48,10 +50,41 @@ def test_rho_feat_is_the_ratio_of_mean_pairwise_distances():
     assert rho == {4: pytest.approx((4 / 6) / 2)}
 
 
+def test_spread_of_many_pixels_does_not_depend_on_how_many_are_converted_at_a_time(monkeypatch):
+    x = noise(50, 40)
+    whole = diversity.pixel_spread(x)
+    assert whole == pytest.approx(x.double().std(0).mean().item())
+    monkeypatch.setattr(diversity, "ENTRIES", 160)
+    assert diversity.pixel_spread(x) == whole
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True),
+    st.sampled_from([torch.float16, torch.float32, torch.float64, torch.int64]),
+)
+def test_order_and_foreign_classes_change_nothing(word, classes, dtype):
+    rng = generator("diversity", word)
+    sizes = [int(torch.randint(3, 9, (1,), generator=rng)) for _ in classes]
+    ids = torch.tensor(classes).repeat_interleave(torch.tensor(sizes))
+    real, fake = ((10 * torch.randn(len(ids), 3, generator=rng)).to(dtype) for _ in range(2))
+    order = torch.randperm(len(ids), generator=rng)
+    base = diversity.rho_feat(real, ids, fake, ids, classes)
+    assert list(base) == classes
+    assert diversity.rho_feat(real[order], ids[order], fake.flip(0), ids.flip(0), classes) == pytest.approx(base)
+    alone = diversity.rho_feat(real, ids, fake, ids, classes[:1])
+    assert alone == {classes[0]: base[classes[0]]}
+
+
 def test_errors():
     x, ids = noise(4, 9), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(UserError, match="fake: expected at least 2 images of class 0, found 1"):
         diversity.rho_pix(x, ids, x[:1], ids[:1], [0])
+    with pytest.raises(UserError, match="real: expected at least 2 images of class 3, found 0"):
+        diversity.rho_feat(x.flatten(1), ids, x.flatten(1), ids + 3, [3])
+    with pytest.raises(UserError, match="fake: expected at least 1 image, found 0"):
+        diversity.rho_pix(x, ids, x[:0], ids[:0], [0])
     with pytest.raises(UserError, match="varied images of class 0"):
         diversity.rho_pix(x[:1].expand(4, -1, -1, -1), ids, x, ids, [0])
     with pytest.raises(UserError, match="one shape"):

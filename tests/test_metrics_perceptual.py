@@ -83,7 +83,9 @@ def test_label_scope_of_images_is_that_of_their_embeddings(net):
 
 
 def test_errors(net):
-    with pytest.raises(UserError, match=r"st-lpips-alex: expected sides >= \d+ px, found \(16, 16\); resize the images"):
+    with pytest.raises(
+        UserError, match=r"st-lpips-alex: expected sides >= \d+ px, found \(16, 16\); resize the images"
+    ):
         perceptual.embed(pictures(1, 3, 16), net)
     with pytest.raises(UserError, match="expected uint8"):
         perceptual.embed(pictures(1, 3, 32).float(), net)

@@ -75,5 +75,6 @@ def class_pairs(
     for c, rows in pairs.items():
         for name, index in zip(ids, rows, strict=True):
             if len(index) < least:
-                raise UserError(f"{name}: expected at least {least} images of class {c}, found {len(index)}; pass more")
+                wanted = f"{least} image{'s' * (least > 1)} of class {c}"
+                raise UserError(f"{name}: expected at least {wanted}, found {len(index)}; pass more")
     return pairs

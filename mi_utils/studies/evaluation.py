@@ -92,8 +92,8 @@ class Evaluation(Stage):
     ) -> list[Row]:
         """Diversity relative to real images, PRDC and Fréchet distance in the first evaluator's features."""
         stage = next(iter(self.panel.plain.values()))
-        net = stage.network(device)
-        fake, real = features(net, images), features(net, private.images)
+        fake = features(stage.network(device), images)
+        real = private_features(stage, self.private, tuple(classes), str(device))
         pixel = diversity.rho_pix(private.images, private.labels, images, labels, classes)
         spread = diversity.rho_feat(real, private.labels, fake, labels, classes)
         each, _ = sets.prdc_per_class(real, private.labels, fake, labels, classes)
@@ -163,6 +163,14 @@ def embedded(images: UInt8[Tensor, "n c s s"], device: str) -> Float[Tensor, "n 
 def private_embedding(source: AnySource, classes: tuple[int, ...], count: int, device: str) -> Float[Tensor, "n d"]:
     """Embeddings of `drawn_per_class`, computed once per process: they are the same for every attack."""
     return embedded(drawn_per_class(source.load().only_classes(classes), count).images, device)
+
+
+@lru_cache(maxsize=2)
+def private_features(
+    stage: TrainClassifier, source: AnySource, classes: tuple[int, ...], device: str
+) -> Float[Tensor, "n d"]:
+    """Penultimate features of all private images, computed once per process."""
+    return features(stage.network(device), source.load().only_classes(classes).to(device).images)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Command line: `python -m mi_utils reproduce | status | clean | export`."""
+"""Command line: `python -m mi_utils reproduce | score | status | clean | export`."""
 
 import argparse
 import sys
@@ -12,6 +12,18 @@ PROFILES = ("smoke", "laptop", "gpu", "paper")
 # The commands import what they need themselves, so that --help and a mistyped flag answer at once.
 
 
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
+def size_in_bytes(text: str) -> int:
+    """A number with its unit, such as 2GB or 512MiB."""
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    try:
+        return int(float(text.removesuffix(unit)) * UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"expected a size such as 2GB or 512MiB, found {text!r}") from None
+
+
 def positive(text: str) -> int:
     """A whole number above zero."""
     if not text.isdecimal() or int(text) == 0:
@@ -23,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="reproduce|status|clean|export")
+    commands = top.add_subparsers(required=True, metavar="reproduce|score|status|clean|export")
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
+    add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     commands.add_parser("status", help="list what the store holds").set_defaults(run=status)
     add_clean(commands.add_parser("clean", help="delete stored results"))
     add_export(commands.add_parser("export", help="write reconstructions as PNG files and one npz"))
@@ -40,6 +53,30 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     command.add_argument("--set", action="append", default=[], metavar="YAML", help="such as '{seeds: 1}'")
     command.add_argument("--figures", type=Path, metavar="DIR", help="instead of figures/ of the checkout")
+
+
+def add_score(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=score)
+    command.description = (
+        "Images are given as a folder with one subfolder per class, an .npz with `images` and `labels`, a .parquet "
+        "file, a YAML mapping such as '{kind: torchvision, name: MNIST}', or stored:<paper>/<attack>[/<setting>]."
+    )
+    command.add_argument("reconstructions", nargs="+", metavar="RECONSTRUCTIONS", help="one set for each attack seed")
+    command.add_argument("--private", metavar="IMAGES", help="what the attack should find (stored:... has it)")
+    command.add_argument("--holdout", metavar="IMAGES", help="private images that the target was not trained on")
+    command.add_argument("--prior", metavar="IMAGES", help="samples of the attacker's prior, no target involved")
+    command.add_argument("--public", metavar="IMAGES", help="the attacker's public images")
+    command.add_argument("--target", metavar="YAML", help="the attacked net: '{arch: resnet18, ...}' or a .yaml file")
+    command.add_argument("--evaluator", action="append", default=[], metavar="YAML", help="another net; repeatable")
+    command.add_argument("--kes", action="store_true", help="train classifiers on the reconstructions (minutes)")
+    command.add_argument("--test", metavar="IMAGES", help="real images for --kes (default: the holdout)")
+    command.add_argument("--size", type=positive, metavar="PX", help="resize all images to PX x PX")
+    command.add_argument("--net", default="st-lpips-alex", help="perceptual network (default: st-lpips-alex)")
+    command.add_argument("--scope", default="global", help="pairs of DDCS: global (default), or label: of equal class")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
+    command.add_argument("--budget", type=size_in_bytes, metavar="SIZE", help="memory for embeddings, such as 2GB")
+    command.add_argument("--profile", default="laptop", help="of stored:... (default: laptop)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: scores/<name>)")
 
 
 def add_clean(command: argparse.ArgumentParser) -> None:
@@ -71,6 +108,25 @@ def reproduce(given: argparse.Namespace) -> int:
         figures=given.figures or work.FIGURES,
     )
     return 1 if work.reproduce(work.chosen(given.paper), request) else 0
+
+
+def score(given: argparse.Namespace) -> int:
+    import time
+
+    from mi_utils.scoring.request import Request, named_after
+    from mi_utils.scoring.run import scored
+
+    began = time.monotonic()
+    options = {name: value for name, value in vars(given).items() if name not in ("run", "debug", "evaluator", "out")}
+    request = Request(
+        **options,
+        evaluators=given.evaluator,
+        out=given.out or Path("scores") / named_after(given.reconstructions[0]),
+        say=lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True),
+    )
+    scored(request).show()
+    print(f"everything in {request.out}")
+    return 0
 
 
 def status(given: argparse.Namespace) -> int:

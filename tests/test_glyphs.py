@@ -87,9 +87,7 @@ def test_hangul_subsets():
     assert whole.images.shape == (9360, 1, 48, 48) and whole.name == "rendered Hangul (SERI95 stand-in)"
     some = HangulSheet(syllables=100, hands=glyphs.hand_names("hangul")[:16]).load()
     assert len(some) == 1600 and len(some.labels.unique()) == 100 and len(some.classes) == 520
-    assert not torch.equal(
-        some.labels.unique(), HangulSheet(syllables=100, hands=("gaegu",), seed=1).load().labels
-    )
+    assert not torch.equal(some.labels.unique(), HangulSheet(syllables=100, hands=("gaegu",), seed=1).load().labels)
     chosen = HangulSheet(syllables="한글", hands=("gaegu",)).load()
     assert [chosen.classes[i] for i in chosen.labels] == ["글", "한"]
     assert torch.equal(chosen.images, glyphs.sheet("hangul", "gaegu")[chosen.labels])

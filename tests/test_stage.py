@@ -277,7 +277,7 @@ def test_layout_and_comments_keep_the_key(package: Path, name: str, old: str, ne
 
 
 def test_normal_form_is_fixed_across_python_versions() -> None:
-    text = '''
+    text = """
 import a.b as c
 class K(object, metaclass=type): pass
 @c.d
@@ -291,7 +291,7 @@ async def f(x: int = -1, /, *a, k=1e-3, **kw) -> None:
         case {"a": [1, *_]} | None: pass
         case K(b=2): pass
     return b"\\x00", 1j, ..., u"s", True, x[1:, ::2], lambda: (yield)
-'''
+"""
     digest = hashlib.sha256(code_digest.normal_form(ast.parse(text)).encode()).hexdigest()
     assert digest[:16] == "ca2c6928bbdcfd7d"
 
@@ -531,9 +531,7 @@ def test_job_arrays_run_level_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not COMPUTED, "computed here instead of in a job"
 
 
-def test_lines_are_few_outside_a_terminal(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_are_few_outside_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)

@@ -50,14 +50,7 @@ def learnt(
     classes = torch.cat([labels, test_labels]).unique()
     _check(images, test_images, classes)
     rng = seeded("knowledge", recipe.architecture, seed, device=device)
-    net = build_classifier(
-        recipe.architecture,
-        width=recipe.width,
-        channels=images.shape[1],
-        size=images.shape[2],
-        classes=len(classes),
-        generator=seeded("knowledge weights", recipe.architecture, seed),
-    ).to(device, memory_format=torch.channels_last)
+    net = _fresh(recipe, images, len(classes), seed).to(device, memory_format=torch.channels_last)
     x, y = images.to(device), torch.searchsorted(classes, labels).to(device)
 
     def draw() -> Batch:
@@ -69,6 +62,18 @@ def learnt(
     if not bool(torch.isfinite(losses).all()):
         raise UserError(f"training on {len(x)} images: expected finite losses, found NaN or infinite; lower its `lr`")
     return classes[_named(net.eval(), test_images, device)] == test_labels
+
+
+def _fresh(recipe: Recipe, images: Tensor, classes: int, seed: int) -> Classifier:
+    """A classifier that has learnt nothing yet."""
+    return build_classifier(
+        recipe.architecture,
+        width=recipe.width,
+        channels=images.shape[1],
+        size=images.shape[2],
+        classes=classes,
+        generator=seeded("knowledge weights", recipe.architecture, seed),
+    )
 
 
 @torch.no_grad()

@@ -158,9 +158,7 @@ def test_a_damaged_result_is_reported_and_made_again(
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_checkpoint_starts_from_zero(
-    damage: str, own_store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_checkpoint_starts_from_zero(damage: str, own_store: Path, caplog: pytest.LogCaptureFixture) -> None:
     stage = Walk(steps=5)
     job = Job(stage, torch.device("cpu"))
     state = {"stream": torch.Generator(), "place": torch.ones(8)}

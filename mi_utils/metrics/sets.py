@@ -106,22 +106,47 @@ def prdc_per_class(
     return values, {name: sum(v[name] for v in each) / len(each) for name in each[0]}
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    r"""The Gaussian fitted to N rows: mean (d,), `root` R with covariance $R^\top R$, and the covariance's trace."""
+
+    mean: Float[Tensor, " d"]
+    root: Float[Tensor, "r d"]
+    trace: Float[Tensor, ""]
+
+
+@torch.no_grad()
+def gaussian(x: Float[Tensor, "n d"]) -> Gaussian:
+    r"""Mean and covariance (over N - 1) in float64; to compare one set with many, fit it once.
+
+    Centred rows over $\sqrt{N-1}$ are a root of the covariance; where there are more rows than columns, the
+    triangle of their QR factorisation is a smaller one.  UserError for N < 2.
+    """
+    x = checks.features("features", x, 2)
+    centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    root = torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred
+    return Gaussian(x.mean(0), root, centred.square().sum())
+
+
+def frechet_between(a: Gaussian, b: Gaussian) -> float:
+    r"""$\lVert\mu_a-\mu_b\rVert^2+\mathrm{tr}\,\Sigma_a+\mathrm{tr}\,\Sigma_b-2\,\mathrm{tr}(\Sigma_a\Sigma_b)^{1/2}$.
+
+    With $\Sigma_a=A^\top A$, $\Sigma_b=B^\top B$ the last trace is the nuclear norm of $AB^\top$: no matrix root, no
+    complex part, no ridge, and exact for singular covariances.
+    """
+    cross = torch.linalg.svdvals(a.root @ b.root.T).sum()
+    value = (a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * cross
+    return max(float(value), 0.0)  # rounding can leave -1e-13 for equal sets
+
+
 def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    r"""Frechet distance of two Gaussians fitted to the rows, in float64.
+    """Frechet distance of two Gaussians fitted to the rows (`frechet_between`), in float64.
 
-    $\lVert\mu_a-\mu_b\rVert^2+\mathrm{tr}\,\Sigma_a+\mathrm{tr}\,\Sigma_b-2\,\mathrm{tr}(\Sigma_a\Sigma_b)^{1/2}$.
-
-    With $\Sigma_a=A^\top A$, $\Sigma_b=B^\top B$ (centred rows over $\sqrt{N-1}$) the last trace is the
-    nuclear norm of $AB^\top$, hence of $R_aR_b^\top$ after two QR factorisations: no matrix root, no complex
-    part, no ridge, and exact for singular covariances.  The value is biased upwards for small N and rank
-    deficient for N <= d: the caller prints N and `rank_deficient`.  UserError for N < 2.
+    The value is biased upwards for small N and rank deficient for N <= d: the caller prints N and
+    `rank_deficient`.  UserError for N < 2.
     """
     a, b = checks.pair("first features", a, "second features", b, least=2)
-    centred_a, centred_b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
-    factor_a, factor_b = (torch.linalg.qr(x, mode="r").R for x in (centred_a, centred_b))
-    cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
-    value = (a.mean(0) - b.mean(0)).square().sum() + centred_a.square().sum() + centred_b.square().sum() - 2 * cross
-    return max(float(value), 0.0)  # rounding can leave -1e-13 for equal sets
+    return frechet_between(gaussian(a), gaussian(b))
 
 
 def rank_deficient(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> bool:

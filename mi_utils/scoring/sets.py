@@ -1,7 +1,7 @@
 """Precision, recall, density, coverage, Fréchet and kernel distance in one feature space, pooled and by class."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Bool
@@ -36,8 +36,8 @@ def part(context: Context, space: Space) -> Part:
     found = Part()
     found.rows += _pooled_prdc(space)
     found.rows += [
-        _distance(space, space.frechet, sets.frechet_distance, _deficient(space)),
-        _distance(space, space.kernel, sets.kernel_distance, ""),
+        _distance(space, space.frechet, _frechet_from(space.real), _deficient(space)),
+        _distance(space, space.kernel, partial(sets.kernel_distance, space.real), ""),
     ]
     _by_class(context, space, found)
     return found
@@ -65,15 +65,19 @@ def _deficient(space: Space) -> str:
     return f"rank deficient: {fewest} images for {width} dimensions, biased upwards" if deficient else ""
 
 
-def _distance(space: Space, metric: str, distance: Callable[[Tensor, Tensor], float], what: str) -> Row:
-    """A distance between the two sets of every seed, with its interval by leaving groups out."""
+def _frechet_from(real: Tensor) -> Callable[[Tensor], float]:
+    """Fréchet distance of reconstructions from the private images, whose Gaussian is fitted once."""
+    fitted = cache(lambda: sets.gaussian(real))
+    return lambda fake: sets.frechet_between(fitted(), sets.gaussian(fake))
+
+
+def _distance(space: Space, metric: str, distance: Callable[[Tensor], float], what: str) -> Row:
+    """A distance from the private images of every seed, with its interval by leaving groups out."""
     n = sum(map(len, space.fakes))
     if min(map(len, (space.real, *space.fakes))) < 2:
         return missing(group(space.name), metric, "1 image, 2 needed")
-    full = [distance(space.real, fake) for fake in space.fakes]
-    left_out = [
-        [distance(space.real, fake[rows]) for rows in without_groups(len(fake), 2, metric)] for fake in space.fakes
-    ]
+    full = [distance(fake) for fake in space.fakes]
+    left_out = [[distance(fake[rows]) for rows in without_groups(len(fake), 2, metric)] for fake in space.fakes]
     about = f"{len(space.real):,} private images"
     return between_sets(
         group(space.name), metric, full, left_out, n, "distance", "; ".join(filter(None, [about, what]))

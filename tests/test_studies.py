@@ -16,7 +16,7 @@ from mi_utils.errors import UserError
 from mi_utils.report import scores as tidy
 from mi_utils.schedule import in_order
 from mi_utils.studies import PAPERS, evaluation, patch_mi
-from mi_utils.studies.patch_mi import claims, toy
+from mi_utils.studies.patch_mi import claims, results, toy
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.patch_similarity import PatchSimilarity, jensen_shannon, random_patches
 
@@ -239,3 +239,48 @@ def test_toy_patch_critic_reaches_the_private_law_and_image_critic_does_not() ->
     assert toy.distance_to(patches, -1) < 0.4 < 1.2 < toy.distance_to(patches, 1)
     assert toy.distance_to(whole, 1) < 0.4 < 1.2 < toy.distance_to(whole, -1)
     assert PAPERS["patch_mi"] is patch_mi
+
+
+# --- rows that no attack made ------------------------------------------------------------------------------
+
+
+def test_every_row_of_t1_has_references_with_as_many_images(laptop) -> None:
+    wanted = {
+        (b.problem.name, name, seed)
+        for b in laptop.notes["benches"]
+        for name in ("prior samples", "public images", "held-out private images")
+        for seed in range(3)
+    }
+    assert {(r.setting.removesuffix(" | T1"), r.attack, r.seed) for r in laptop.references} == wanted
+    attacks = [run for run in laptop.runs if run.setting.endswith("| T1")]
+    assert {run.evaluation.samples for run in (*attacks, *laptop.references)} == {24}
+    assert {run.evaluation.perceptual for run in (*attacks, *laptop.references)} == {50}
+    for bench, references in zip(laptop.notes["benches"], (laptop.references[:9], laptop.references[9:]), strict=True):
+        trained = {tuple(x.flatten().tolist()) for x in bench.problem.train.load().images[::7]}
+        held_out = references[2].stage.result("cpu").tensors["images"]
+        assert not trained & {tuple(x.flatten().tolist()) for x in held_out}
+        assert not any(isinstance(s, TrainClassifier) for run in references for s in in_order([run.stage]))
+
+
+def test_references_are_drawn_anew_for_each_seed_and_have_balanced_labels(laptop) -> None:
+    for one, other in ((laptop.references[i].stage, laptop.references[i + 3].stage) for i in (1, 2)):
+        first, second = one.result("cpu").tensors, other.result("cpu").tensors
+        assert first["labels"].bincount().tolist() == [24] * 10
+        assert not torch.equal(first["images"], second["images"])
+    images = laptop.references[2].stage.result("cpu").tensors["images"]
+    assert len(images.flatten(1).unique(dim=0)) == 240  # without replacement
+
+
+def test_normalised_ddcs_lies_between_its_references_seed_by_seed_or_says_why_not() -> None:
+    def scored(prior: float, holdout: float, seed: int) -> pd.DataFrame:
+        values = {"prior samples": prior, "held-out private images": holdout, "BMI": 0.3}
+        return tidy.concat([tidy.rows(a, "UCI digits | T1", seed, {"DDCS": v}, 240) for a, v in values.items()])
+
+    lonely = tidy.rows("BMI", "UCI digits | base", 0, {"DDCS": 0.3}, 200)
+    frame = results.with_normalised(tidy.concat([scored(0.2, 0.6, 0), scored(0.5, 0.5, 1), lonely]))
+    found = tidy.check(frame)[frame["metric"] == "nDDCS"].set_index(["attack", "seed"])
+    assert found["value"].loc[:, 0].to_dict() == pytest.approx(
+        {"prior samples": 0.0, "held-out private images": 1.0, "BMI": 0.25}
+    )
+    assert found["value"].loc[:, 1].isna().all() and found["reason"].loc[:, 1].str.contains("cannot normalise").all()
+    assert len(found) == 6  # a setting without references has none

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 
 from mi_utils.report.figures import Picture
+from mi_utils.report.pairs import nearest_pairs
 from mi_utils.scoring.context import Context
 from mi_utils.scoring.perception import Exposure
-from mi_utils.scoring.picture import nearest_pairs
 
 
 def frame(context: Context, found: Exposure) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Scores of one attack's reconstructions: evaluators, diversity, coverage, distances.  Shared by all papers."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from functools import lru_cache
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from mi_utils.data import AnySource
 from mi_utils.data.images import ImageSet, to_float
 from mi_utils.errors import UserError
 from mi_utils.metrics import accuracy, diversity, matching, perceptual, sets
-from mi_utils.metrics.ddcs import Options, ddcs
+from mi_utils.metrics.ddcs import Exposed, Options, ddcs, exposure
 from mi_utils.models import perceptual as nets
 from mi_utils.models.classifiers import Classifier
 from mi_utils.runtime import generator as seeded
@@ -48,7 +49,7 @@ class Evaluation(Stage):
     perceptual: Annotated[int, Field(ge=0)] = 0  # private images per class of DDCS; 0 leaves DDCS out
 
     def compute(self, job: Job) -> Output:
-        """Rows of (metric, class, value, n) in `meta["rows"]`."""
+        """Rows of (metric, class, value, n) in `meta["rows"]`, and the nearest neighbours of DDCS."""
         found = self.attack.result(job.device).tensors
         images, labels = first_per_class(found["images"], found["labels"], self.samples)
         classes = labels.unique().tolist()
@@ -56,9 +57,18 @@ class Evaluation(Stage):
         images, labels = images.to(job.device), labels.to(job.device)
         rows = [*self._judged(images, labels, classes, job.device)]
         rows += self._spread(images, labels, private, classes, job.device)
-        if self.perceptual:
-            rows += self._closeness(images, labels, private)
-        return Output(meta={"rows": rows})
+        if not self.perceptual:
+            return Output(meta={"rows": rows})
+        near, more = self._closeness(images, labels, private)
+        return Output({f"nearest_{name}": x for name, x in vars(near).items()}, {"rows": rows + more})
+
+    def exposed(self) -> tuple[ImageSet, list[Exposed]]:
+        """The private images of DDCS, and how exposed each is, the most exposed first; read from the store."""
+        result = self.result()
+        classes = {c for metric, c, *_ in result.meta["rows"] if metric == "top1" and c != "all"}
+        private = drawn_per_class(self.private.load().only_classes(sorted(classes)), self.perceptual)
+        near = {f.name: result.tensors[f"nearest_{f.name}"] for f in fields(matching.Nearest)}
+        return private, exposure(ddcs(matching.Nearest(**near)), private.labels)
 
     def _judged(self, images: Tensor, labels: Tensor, classes: list[int], device: torch.device) -> Iterable[Row]:
         """What target and evaluators say of every image."""
@@ -113,15 +123,16 @@ class Evaluation(Stage):
         rows.append(("KD", "all", sets.kernel_distance(real, fake), n))
         return rows
 
-    def _closeness(self, images: Tensor, labels: Tensor, private: ImageSet) -> list[Row]:
+    def _closeness(self, images: Tensor, labels: Tensor, private: ImageSet) -> tuple[matching.Nearest, list[Row]]:
         """DDCS under ST-LPIPS over all pairs, and over those of equal label."""
         real = drawn_per_class(private, self.perceptual)
         rows = private_embedding(self.private, tuple(labels.unique().tolist()), self.perceptual, str(images.device))
         fake = embedded(images, str(images.device))
         n = len(images)
-        every = ddcs(matching.nearest(fake, rows, matching.as_is))
+        near = matching.nearest(fake, rows, matching.as_is)
+        every = ddcs(near)
         same = matching.nearest(fake, rows, matching.as_is, fake_labels=labels, real_labels=real.labels)
-        return [
+        return near, [
             ("DDCS", "all", every.ddcs, n),
             ("DDCS coverage", "all", every.coverage, n),
             ("DDCS label", "all", ddcs(same, Options(scope="label")).ddcs, n),

@@ -12,6 +12,7 @@ from mi_utils.metrics.intervals import Interval, difference_interval, difference
 from mi_utils.report import figures
 from mi_utils.report import scores as tidy
 from mi_utils.report.figures import Picture
+from mi_utils.report.pairs import nearest_pairs
 from mi_utils.report.scores import matrix, paired, paper_table, per_seed, percent
 from mi_utils.report.tables import Caption
 from mi_utils.runtime import generator as seeded
@@ -264,6 +265,17 @@ def f4_tradeoff(plan: Plan, scores: pd.DataFrame, metric: str = "coverage") -> P
             )
         )
     return figures.scatter(points, x_label="ensemble accuracy (%)", y_label=metric)
+
+
+def f7_nearest(plan: Plan, problem: str, attack: str) -> Picture:
+    """F7: the most and the least exposed private images beside their nearest reconstruction, seed 0."""
+    run = plan.find(attack, f"{problem} | T1")
+    private, ranked = run.evaluation.exposed()
+    found = run.stage.result().tensors
+    images, labels = first_per_class(found["images"], found["labels"], run.evaluation.samples)
+    names = dict(enumerate(private.classes))
+    title = f"{problem}, {attack}; ST-LPIPS (AlexNet) distance d"
+    return nearest_pairs(private.images, images, labels, ranked, names, title)
 
 
 def _interval(scores: pd.DataFrame, attack: str, setting: str, metric: str, scale: float = 1.0) -> Interval:

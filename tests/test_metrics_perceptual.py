@@ -60,7 +60,7 @@ def test_nearest_equals_the_full_matrix_whatever_budget_and_precision(net, scree
     fake[3] = real[5]
     q = perceptual.distances(fake, real, net)
     row = 4 * 36_288
-    least = int(1.1 * (160 * row * 1.5 + 4096))  # a few rows at a time
+    least = 20 * row  # a few rows at a time
     for budget in (None, least):
         near = perceptual.nearest(fake, real, net, budget=budget, screen=screen)
         assert torch.equal(near.real_of_fake, q.argmin(1)) and torch.equal(near.fake_of_real, q.argmin(0))
@@ -95,3 +95,11 @@ def test_errors(net):
         perceptual.nearest(pictures(1, 3, 32), pictures(1, 3, 45), net)
     with pytest.raises(UserError, match="budget: expected at least .* MiB for these images, found 1.0 MiB"):
         perceptual.nearest(pictures(1, 3, 32), pictures(1, 3, 32), net, budget=2**20)
+
+
+def test_large_images_within_a_small_budget(net):
+    fake, real = pictures(2, 3, 256, "f"), pictures(3, 3, 256, "r")
+    real[2] = fake[1]
+    near = perceptual.nearest(fake, real, net, budget=130 * 10**6)  # 11 MB an image
+    assert torch.equal(near.real_of_fake, perceptual.distances(fake, real, net).argmin(1))
+    assert near.real_of_fake[1] == 2 and near.q_fake[1] == 0

@@ -18,7 +18,7 @@ from mi_utils.metrics.screening import FULL, Precision, Rows, Screen, pairs, pre
 Embed = Callable[[Tensor], Tensor]
 
 BUDGET = 2 * 10**9  # bytes that `nearest` may hold on a CPU unless told otherwise
-IMAGES = 16  # embedded at a time: few, so that a network's activations stay small beside the rows held
+IMAGES = 16  # embedded at a time, at most: a network's activations stay small beside the rows held
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,16 @@ def kth_nearest(x: Tensor, k: int, embed: Embed = flat, *, budget: int | None = 
     _check(x, x, None, None)
     if not 1 <= k < len(x):
         raise UserError(f"k: expected 1 <= k < {len(x)} (the number of images), found {k}; pass more images")
-    probe = embed(x[:IMAGES])
-    centre = probe.mean(0)
-    plan = tiles(len(x), len(x), len(centre) * probe.element_size(), budget or _free(probe.device))
-    kept_rows, moving_rows = (centre.new_empty(n, len(centre)) for n in (plan.held, plan.streamed))
+    space = _space(x, embed, budget)
+    plan = tiles(len(x), len(x), space.row, space.budget)
+    kept_rows, moving_rows = space.empty(plan.held), space.empty(plan.streamed)
     found = []
     for start in range(0, len(x), plan.held):
-        kept = FULL.rows(_embedded(("real", x), slice(start, start + plan.held), embed, centre, kept_rows))
-        least = centre.new_full((len(kept.norms), k), torch.inf)
+        kept = FULL.rows(space.rows(("real", x), slice(start, start + plan.held), kept_rows))
+        least = space.centre.new_full((len(kept.norms), k), torch.inf)
         for first in range(0, len(x), plan.streamed):
             part = slice(first, first + plan.streamed)
-            q = FULL.product(kept, FULL.rows(_embedded(("real", x), part, embed, centre, moving_rows)))
+            q = FULL.product(kept, FULL.rows(space.rows(("real", x), part, moving_rows)))
             own, other = (torch.arange(n, device=q.device) for n in q.shape)
             q[own[:, None] + start == other + first] = torch.inf  # itself
             least = torch.cat([least, q], 1).topk(k, largest=False).values
@@ -155,71 +154,93 @@ class Tiles:
     streamed: int
 
 
+def at_once(row: float, budget: int) -> int:
+    """Images to embed in one pass: what a network needs for them is counted as eight times their embeddings."""
+    return max(1, min(IMAGES, int(budget / 64 / row)))
+
+
 def tiles(held: int, streamed: int, row: float, budget: int) -> Tiles:
     """The fewest blocks of held rows within `budget` bytes; `row`: bytes that one embedding takes.
 
-    A sixteenth of the budget is left for the rows that are compared again; what a network needs to embed IMAGES
-    images is counted as eight times their embeddings, and a distance of a tile as 16 bytes with its temporaries.
-    UserError where not even a few rows fit.
+    A sixteenth of the budget is left for the rows that are compared again; a distance of a tile counts as 16
+    bytes with its temporaries.  UserError where not even a few rows fit.
     """
-    free = budget * 15 // 16 - 8 * IMAGES * row
-    stream = min(streamed, 512, max(IMAGES, int(min(free / 8 / row, (max(free, 0) / 64) ** 0.5))))
+    few = at_once(row, budget)
+    free = budget * 15 // 16 - 8 * few * row
+    stream = min(streamed, 512, max(few, int(min(free / 8 / row, (max(free, 0) / 64) ** 0.5))))
     most = int((free - stream * row) / (row + 16 * stream))
-    if most < min(held, IMAGES):
-        least = (10 * IMAGES * row + 16 * IMAGES**2) * 16 / 15 / 2**20
+    if most < min(held, few):
+        least = (10 * row + 16) * 16 / 15 / 2**20
         raise UserError(f"budget: expected at least {least:.1f} MiB for these images, found {budget / 2**20:.1f} MiB")
     return Tiles(-(-held // -(-held // most)), stream)
 
 
+@dataclass(frozen=True)
+class _Space:
+    """How images become rows: the embedding, less a common centre, within a budget in bytes.
+
+    A common shift leaves distances alone and shrinks the norms, hence the rounding.
+    """
+
+    embed: Embed
+    centre: Float[Tensor, " d"]
+    budget: int
+
+    @property
+    def row(self) -> int:
+        """Bytes of one embedding."""
+        return len(self.centre) * self.centre.element_size()
+
+    def empty(self, count: int) -> Float[Tensor, "n d"]:
+        """Room for rows."""
+        return self.centre.new_empty(count, len(self.centre))
+
+    def rows(self, images: tuple[str, Tensor], which: slice, room: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
+        """Embeddings of some of the named images, written into the first rows of `room`."""
+        name, x = images[0], images[1][which]
+        out, step = room[: len(x)], at_once(self.row, self.budget)
+        for first in range(0, len(x), step):
+            torch.sub(self.embed(x[first : first + step]), self.centre, out=out[first : first + step])
+        checks.finite(f"embedded {name} images", out.sum(1))  # NaN or infinite as soon as one entry is
+        return out
+
+
+def _space(x: Tensor, embed: Embed, budget: int | None) -> _Space:
+    """The space of an embedding, centred at the mean of the first IMAGES images."""
+    first = embed(x[:1])
+    if budget is None:
+        budget = torch.cuda.mem_get_info(first.device)[0] // 2 if first.device.type == "cuda" else BUDGET
+    few = at_once(first.shape[1] * first.element_size(), budget)
+    total = sum(embed(part).sum(0) for part in x[:IMAGES].split(few))
+    return _Space(embed, total / min(len(x), IMAGES), budget)
+
+
 def _nearest(fake: Tensor, real: Tensor, embed: Embed, budget: int | None, screen: Screen) -> Nearest:
     """`nearest` without labels: holds whichever side leads to fewer embeddings in all."""
-    probe = embed(real[:IMAGES])
-    centre = probe.mean(0)  # a common shift leaves distances alone and shrinks the norms, hence the rounding
-    chosen = precision(screen, probe)
-    row = len(centre) * probe.element_size() * chosen.copies
-    plans = [tiles(len(x), len(y), row, budget or _free(probe.device)) for x, y in ((real, fake), (fake, real))]
-    embeddings = [
-        len(x) + -(-len(x) // plan.held) * len(y) for plan, x, y in zip(plans, (real, fake), (fake, real), strict=True)
-    ]
+    space = _space(real, embed, budget)
+    chosen = precision(screen, space.centre[None])
+    sides = ("real", real), ("fake", fake)
+    plans, embeddings = [], []
+    for (_, held), (_, streamed) in (sides, sides[::-1]):
+        plans.append(tiles(len(held), len(streamed), space.row * chosen.copies, space.budget))
+        embeddings.append(len(held) + -(-len(held) // plans[-1].held) * len(streamed))
     if embeddings[0] <= embeddings[1]:
-        return _swept(("real", real), ("fake", fake), embed, centre, plans[0], chosen)
-    return _swept(("fake", fake), ("real", real), embed, centre, plans[1], chosen).swapped()
+        return _swept(*sides, space, plans[0], chosen)
+    return _swept(*sides[::-1], space, plans[1], chosen).swapped()
 
 
 def _swept(
-    held: tuple[str, Tensor],
-    streamed: tuple[str, Tensor],
-    embed: Embed,
-    centre: Float[Tensor, " d"],
-    plan: Tiles,
-    chosen: Precision,
+    held: tuple[str, Tensor], streamed: tuple[str, Tensor], space: _Space, plan: Tiles, chosen: Precision
 ) -> Nearest:
     """Every tile once; the streamed side counts as fakes."""
-    running = _Running(len(streamed[1]), len(held[1]), centre)
-    kept_rows, moving_rows = (centre.new_empty(n, len(centre)) for n in (plan.held, plan.streamed))
+    running = _Running(len(streamed[1]), len(held[1]), space.centre)
+    kept_rows, moving_rows = space.empty(plan.held), space.empty(plan.streamed)
     for start in range(0, len(held[1]), plan.held):
-        kept = chosen.rows(_embedded(held, slice(start, start + plan.held), embed, centre, kept_rows))
+        kept = chosen.rows(space.rows(held, slice(start, start + plan.held), kept_rows))
         for first in range(0, len(streamed[1]), plan.streamed):
-            moving = _embedded(streamed, slice(first, first + plan.streamed), embed, centre, moving_rows)
-            running.update(chosen.rows(moving), kept, first, start, chosen)
+            moving = chosen.rows(space.rows(streamed, slice(first, first + plan.streamed), moving_rows))
+            running.update(moving, kept, first, start, chosen)
     return running.result()
-
-
-def _free(device: torch.device) -> int:
-    """The default budget in bytes."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else BUDGET
-
-
-def _embedded(
-    images: tuple[str, Tensor], which: slice, embed: Embed, centre: Float[Tensor, " d"], space: Float[Tensor, "m d"]
-) -> Float[Tensor, "n d"]:
-    """Centred embeddings of some of the named images, written into the first rows of `space`."""
-    name, x = images[0], images[1][which]
-    out = space[: len(x)]
-    for first in range(0, len(x), IMAGES):
-        torch.sub(embed(x[first : first + IMAGES]), centre, out=out[first : first + IMAGES])
-    checks.finite(f"embedded {name} images", out.sum(1))  # NaN or infinite as soon as one entry is
-    return out
 
 
 class _Running:

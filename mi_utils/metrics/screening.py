@@ -141,7 +141,7 @@ def candidates(
 
 
 def differences(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], i: Int[Tensor, " p"], j: Int[Tensor, " p"], chunk: int = 2**24
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], i: Int[Tensor, " p"], j: Int[Tensor, " p"], chunk: int = 2**22
 ) -> Float[Tensor, " p"]:
     """|a_i - b_j|^2 of the pairs, `chunk` entries at a time."""
     pairs = max(1, chunk // a.shape[1])

@@ -31,6 +31,13 @@ def by_differences(real: torch.Tensor, fake: torch.Tensor, k: int) -> dict[str, 
     return terms | {"recalled": in_fake.any(1), "covered": in_real.any(1)}
 
 
+def squared_radii(x: torch.Tensor, k: int) -> torch.Tensor:
+    """All of them exact."""
+    radii = balls.Radii(x, k)
+    radii.settle(torch.arange(len(x)))
+    return radii.low
+
+
 def assert_exact(real: torch.Tensor, fake: torch.Tensor, k: int = 3) -> None:
     """Every decision is that of the differences."""
     found, expected = sets.prdc_samples(real, fake, k), by_differences(real, fake, k)
@@ -120,7 +127,7 @@ def test_the_bounds_hold(word, d, scale, shift, skewed):
         a, b = a.abs().pow(4), b.abs().pow(4)
     screen = balls.Screen(a * scale, b * scale)
     i, j = (x.flatten() for x in torch.meshgrid(torch.arange(20), torch.arange(30), indexing="ij"))
-    low, q = screen.lower(slice(0, 20)).double().flatten(), screen.exact(i, j) * screen.unit
+    low, q = screen.lower(torch.arange(20)).double().flatten(), screen.exact(i, j) * screen.unit
     assert (low <= q).all() and (q <= low + screen.slack(i, j)).all()
     assert (balls.ceiling(q).double() >= q)[q > 0].all() and not (low < balls.ceiling(q * 0)).any()
     assert (screen.slack(i, j) / q.clamp(min=balls.TINY)).median() < 1e-2  # and they say something
@@ -130,20 +137,30 @@ def test_few_pairs_are_left_to_differences(monkeypatch):
     real, fake = gaussian(700, 128), gaussian(600, 128, "fake", shift=0.05)
     with counted(monkeypatch) as counts:
         sets.prdc(real, fake, 5)
-    assert sum(counts) < 1.1 * 6 * (700 + 600)  # the k + 1 nearest of every row and hardly any other
+    assert sum(counts) < 6 * (700 + 600) / 4  # fewer than the k + 1 nearest of every row
     real[:], fake[:] = real[:1], real[:1]  # all the same picture: radius 0, nothing left to ask
     with counted(monkeypatch) as counts:
         assert set(sets.prdc(real, fake, 5).values()) == {0.0}
     assert sum(counts) == 6 * (700 + 600)
 
 
+def test_bounds_of_radii_hold_and_only_what_is_asked_for_is_settled():
+    x = gaussian(90, 12)
+    exact = (x[:, None] - x).square().sum(-1).sort(1).values[:, 4]
+    radii = balls.Radii(x, 4)
+    assert ((radii.low < exact) & (exact < radii.high)).all()
+    radii.settle(torch.tensor([3, 70, 3]))
+    settled = (radii.low == radii.high).nonzero().squeeze(1).tolist()
+    assert settled == [3, 70] and radii.low[settled].tolist() == pytest.approx(exact[settled].tolist(), rel=1e-14)
+
+
 def test_precision_that_the_caller_allows_elsewhere_is_not_used_and_stays():
     real, fake = gaussian(300, 512), gaussian(300, 512, "fake", shift=0.05)
-    strict = balls.Screen(real, fake).lower(slice(0, 300))
+    strict = balls.Screen(real, fake).lower(torch.arange(300))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert torch.equal(balls.Screen(real, fake).lower(slice(0, 300)), strict)
+        assert torch.equal(balls.Screen(real, fake).lower(torch.arange(300)), strict)
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
@@ -247,7 +264,7 @@ def test_precision_asks_any_ball_not_the_nearest_reals():
     real = torch.cat([cluster, torch.tensor([[10.0]], dtype=torch.float64)])
     fake = torch.tensor([[1.0], [1.1], [1.2], [1.3]], dtype=torch.float64)
     distance = torch.cdist(real, fake)
-    radius = balls.squared_radii(real, 3).sqrt()
+    radius = squared_radii(real, 3).sqrt()
     nearest_only = (distance.min(0).values < radius[distance.argmin(0)]).double().mean().item()
     assert nearest_only == 0.0
     assert sets.prdc(real, fake)["precision"] == 1.0
@@ -265,7 +282,7 @@ def test_density_and_coverage_are_not_swapped():
 def test_strict_comparison_when_points_repeat():
     real, fake = gaussian(6, 2), gaussian(1, 2).repeat(6, 1)  # collapsed fakes: their own radius is exactly 0
     fake[:] = real[2]
-    closed_ball = (torch.cdist(real, fake) <= balls.squared_radii(fake, 3).sqrt()).any(1).double().mean().item()
+    closed_ball = (torch.cdist(real, fake) <= squared_radii(fake, 3).sqrt()).any(1).double().mean().item()
     assert closed_ball > 0
     assert sets.prdc(real, fake)["recall"] == 0.0
     doubled = real[:2].repeat_interleave(4, 0)  # every real has three exact twins: R_3 = 0, nothing is inside

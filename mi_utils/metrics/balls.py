@@ -15,8 +15,6 @@ $2(n_i+m_j)(1+2u)$.  Together that is below $C(n_i+m_j)$ while $t^2u<2$; blocks 
 The rest of C holds the rounding of norms and of float64, TINY what may underflow.
 """
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -46,12 +44,11 @@ class Screen:
         self.single_a, self.norms_a = _single(a, centre, scale)
         self.single_b, self.norms_b = (self.single_a, self.norms_a) if b is a else _single(b, centre, scale)
 
-    def strips(self) -> Iterator[slice]:
-        """Rows of `a` that are held against all of `b` together."""
-        step = max(1, TILE // len(self.b))
-        return (slice(start, min(start + step, len(self.a))) for start in range(0, len(self.a), step))
+    def strips(self, rows: Int[Tensor, " t"]) -> tuple[Int[Tensor, " s"], ...]:
+        """Rows of `a` cut into parts that are held against all of `b` together."""
+        return rows.split(max(1, TILE // len(self.b)))
 
-    def lower(self, rows: slice) -> Float[Tensor, "t m"]:
+    def lower(self, rows: Int[Tensor, " s"]) -> Float[Tensor, "s m"]:
         """L of some rows, float32."""
         n, m = ((x * (1 - self.c)).float() for x in (self.norms_a[rows], self.norms_b))
         low = n[:, None] + m
@@ -83,43 +80,66 @@ def ceiling(bound: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(bound > 0, bound * (1 + 2.0**-22) + TINY, -torch.inf).float()
 
 
-def squared_radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """R_k(x_i)^2: squared distance to the k-th *other* row of the own set (the first of k + 1 is x_i itself)."""
-    screen = Screen(x, x)
-    return torch.cat([_kth(screen, rows, k) for rows in screen.strips()])
+class Radii:
+    r"""$R_k(x_i)^2$, the squared distance to the k-th *other* row of the own set, between `low` and `high`, (n,) each.
 
+    One product bounds all of them; differences make a row exact, low = high, where a decision asks for it.
+    """
 
-def _kth(screen: Screen, rows: slice, k: int) -> Float[Tensor, " t"]:
-    """Of every row the (k + 1)-th smallest q: k + 1 likely columns, and all others that might be nearer."""
-    low = screen.lower(rows)
-    j = low.topk(k + 1, largest=False, sorted=False).indices
-    at = torch.arange(len(low), device=low.device).repeat_interleave(k + 1)
-    q = screen.exact(at + rows.start, j.flatten())
-    near = low < ceiling(q.view(-1, k + 1).amax(1) * screen.unit)[:, None]
-    more, other = near.scatter_(1, j, False).nonzero(as_tuple=True)
-    at, q = torch.cat([at, more]), torch.cat([q, screen.exact(more + rows.start, other)])
-    order = q.argsort()
-    order = order[at[order].argsort(stable=True)]
-    count = at.bincount()
-    return q[order[count.cumsum(0) - count + k]]
+    def __init__(self, x: Float[Tensor, "n d"], k: int) -> None:
+        self.screen, self.k = Screen(x, x), k
+        everyone = torch.arange(len(x), device=x.device)
+        bounds = [self._bounds(rows) for rows in self.screen.strips(everyone)]
+        self.low, self.high = (torch.cat(parts) for parts in zip(*bounds, strict=True))
+        self.settle(everyone[self.low == 0])  # repeated rows: nothing is inside a ball of radius 0
+
+    def settle(self, rows: Int[Tensor, " t"]) -> None:
+        """Makes the radii of some rows exact."""
+        asked = torch.zeros_like(self.low, dtype=torch.bool)
+        asked[rows] = True
+        for part in self.screen.strips((asked & (self.low < self.high)).nonzero().squeeze(1)):
+            self.low[part] = self.high[part] = self._exact(part)
+
+    def _bounds(self, rows: Int[Tensor, " s"]) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
+        """The (k + 1)-th smallest L, the row itself being the first, and what so many columns are within."""
+        least, j = self.screen.lower(rows).topk(self.k + 1, largest=False, sorted=False)
+        high = least + self.screen.slack(rows[:, None], j)
+        return tuple(x.double().amax(1).clamp(min=0) / self.screen.unit for x in (least, high))
+
+    def _exact(self, rows: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """The (k + 1)-th smallest q: of k + 1 likely columns and all others that might be nearer."""
+        low = self.screen.lower(rows)
+        j = low.topk(self.k + 1, largest=False, sorted=False).indices
+        at = torch.arange(len(rows), device=rows.device).repeat_interleave(self.k + 1)
+        q = self.screen.exact(rows[at], j.flatten())
+        near = low < ceiling(q.view(-1, self.k + 1).amax(1) * self.screen.unit)[:, None]
+        more, other = near.scatter_(1, j, False).nonzero(as_tuple=True)
+        at, q = torch.cat([at, more]), torch.cat([q, self.screen.exact(rows[more], other)])
+        order = q.argsort()
+        order = order[at[order].argsort(stable=True)]
+        count = at.bincount(minlength=len(rows))
+        return q[order[count.cumsum(0) - count + self.k]]
 
 
 def inside(
-    screen: Screen, rows: slice, radii_a: Float[Tensor, " n"], radii_b: Float[Tensor, " m"]
+    screen: Screen, rows: Int[Tensor, " s"], radii_a: Radii, radii_b: Radii
 ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Bool[Tensor, " p"], Bool[Tensor, " p"]]:
-    """Pairs (i, j) of a strip of which one may lie in the other's ball; whether j is in i's, and i in j's.
+    """Pairs (i, j) of some rows of which one may lie in the other's ball; whether j is in i's, and i in j's.
 
     Both with a strict `<` on squared distances and squared radii.
     """
     low = screen.lower(rows)
-    radii_a, radii_b = radii_a * screen.unit, radii_b * screen.unit
-    near = low < ceiling(radii_a[rows])[:, None]
-    i, j = near.logical_or_(low < ceiling(radii_b)).nonzero(as_tuple=True)
-    low, i = low[i, j].double(), i + rows.start
-    q = low + screen.slack(i, j)  # right for every ball that the bounds decide: below its radius, or above both
-    balls = radii_a[i], radii_b[j]
-    undecided = torch.stack([(low < radius) & (q >= radius) for radius in balls]).any(0).nonzero().squeeze(1)
-    q[undecided] = screen.exact(i[undecided], j[undecided]) * screen.unit
+    near = low < ceiling(radii_a.high[rows] * screen.unit)[:, None]
+    at, j = near.logical_or_(low < ceiling(radii_b.high * screen.unit)).nonzero(as_tuple=True)
+    low, i = low[at, j].double().clamp_(min=0) / screen.unit, rows[at]
+    q = low + screen.slack(i, j) / screen.unit  # right where the bounds decide: below low radii or above high ones
+    for radii, centre in ((radii_a, i), (radii_b, j)):
+        radii.settle(centre[(low < radii.high[centre]) & (q >= radii.low[centre])])
+    balls = radii_a.low[i], radii_b.low[j]
+    highs = radii_a.high[i], radii_b.high[j]
+    undecided = [(low < most) & (q >= least) for least, most in zip(balls, highs, strict=True)]
+    undecided = torch.stack(undecided).any(0).nonzero().squeeze(1)
+    q[undecided] = screen.exact(i[undecided], j[undecided])
     return i, j, q < balls[0], q < balls[1]
 
 

@@ -48,11 +48,11 @@ def prdc_samples(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int 
     if k < 1:
         raise UserError(f"k: expected a number of neighbours >= 1, found {k}; the usual value is 3")
     real, fake = checks.pair("real features", real, "fake features", fake, least=k + 1)
-    radii = balls.squared_radii(real, k), balls.squared_radii(fake, k)
+    radii = balls.Radii(real, k), balls.Radii(fake, k)
     holding = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     recalled, covered = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
     screen = balls.Screen(real, fake)
-    for rows in screen.strips():
+    for rows in screen.strips(torch.arange(len(real), device=real.device)):
         i, j, in_real, in_fake = balls.inside(screen, rows, *radii)
         holding += j[in_real].bincount(minlength=len(fake))
         covered[i[in_real]] = True

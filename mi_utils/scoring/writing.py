@@ -126,7 +126,7 @@ def _grid(rows: Sequence[Row], reasons: Sequence[str]) -> Grid:
     """A section a group; a number in brackets points at the reason for an empty cell."""
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, width=WIDTH, show_edge=False)
     grid.add_column("metric", ratio=1, overflow="fold")
-    for name, width in (("value", 12), ("95 % interval", 25), ("n / seeds", 16)):
+    for name, width in (("value", 12), ("95 % interval", 24), ("n / seeds", 18)):
         grid.add_column(name, justify="right", width=width, no_wrap=True)
     for group in dict.fromkeys(row.group for row in rows):
         grid.add_row(Text(group, style="bold"))

@@ -23,8 +23,8 @@ from mi_utils.training.gan import TrainDCGAN
 CPU = torch.device("cpu")
 BASELINES: dict[str, Stage] = {
     "bmi": BMI(target=TARGET, classes=(0, 1), samples=3, iterations=2),
-    "generative": GenerativeMI(target=TARGET, prior=PRIOR, classes=(0, 1), samples=3, iterations=5),
-    "vmi": VMI(target=TARGET, prior=PRIOR, classes=(0, 1), samples=3, iterations=6, batch=4, components=2),
+    "generative": GenerativeMI(target=TARGET, prior=LEARNT_PRIOR, classes=(0, 1), samples=3, iterations=5),
+    "vmi": VMI(target=TARGET, prior=LEARNT_PRIOR, classes=(0, 1), samples=3, iterations=6, batch=4, components=2),
 }
 every_baseline = pytest.mark.parametrize("attack", BASELINES.values(), ids=BASELINES.keys())
 

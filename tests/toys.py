@@ -53,8 +53,8 @@ ATTACKS: dict[str, Stage] = {
     "patch-mi all terms": PATCH_MI.model_copy(update=ALL_TERMS),
     "patch-mi conditional": PATCH_MI.model_copy(update=ALL_TERMS | {"gan": "class_cond"}),
     "bmi": BMI(**TWO, iterations=6, views=BLOCK, milestones=(3,)),
-    "generative": GenerativeMI(**TWO, prior=PRIOR, iterations=6, decay_every=2, views=BLOCK),
-    "vmi": VMI(**TWO, prior=PRIOR, iterations=6, batch=4, components=3, views=BLOCK),
+    "generative": GenerativeMI(**TWO, prior=LEARNT_PRIOR, iterations=6, decay_every=2, views=BLOCK),
+    "vmi": VMI(**TWO, prior=LEARNT_PRIOR, iterations=6, batch=4, components=3, views=BLOCK),
 }
 
 

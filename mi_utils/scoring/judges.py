@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mi_utils.data.images import LUMA, to_float
+from mi_utils.data.images import to_float
 from mi_utils.errors import UserError
-from mi_utils.models.external import ExternalClassifier, parse
+from mi_utils.models.external import ExternalClassifier, fitted, parse
 from mi_utils.scoring.stored import Study
 from mi_utils.training.classifier import TrainClassifier
 
@@ -67,22 +66,13 @@ class Fitted(nn.Module):
     def __init__(self, net: nn.Module, channels: int, size: int) -> None:
         super().__init__()
         self.net, self.channels, self.size = net, channels, size
-        self.register_buffer("luma", torch.tensor(LUMA)[:, None, None])
-
-    def prepared(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 s s"]:
-        """The images as the net wants them; unchanged where they are so already."""
-        if x.shape[1] != self.channels:
-            x = (x * self.luma).sum(1, keepdim=True) if self.channels == 1 else x.expand(-1, 3, -1, -1)
-        if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return x
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.net(self.prepared(x))
+        return self.net(fitted(x, self.channels, self.size))
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Penultimate activations."""
-        return self.net.features(self.prepared(x))
+        return self.net.features(fitted(x, self.channels, self.size))
 
 
 def judges(

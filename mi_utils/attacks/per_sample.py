@@ -5,6 +5,7 @@ bounds memory and changes nothing else.  Rows are ordered sample by sample, in e
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +16,16 @@ from mi_utils.data.images import to_uint8
 from mi_utils.errors import UserError
 from mi_utils.runtime import generator as seeded
 from mi_utils.training.classifier import TrainClassifier
-from mi_utils.training.gan import TrainDCGAN
 
 
-def check(target: TrainClassifier, classes: tuple[int, ...], prior: TrainDCGAN | None = None) -> None:
+class Prior(Protocol):
+    """A stage that has trained a generator."""
+
+    def facts(self) -> dict:
+        """At least `channels` and `size` of its images."""
+
+
+def check(target: TrainClassifier, classes: tuple[int, ...], prior: Prior | None = None) -> None:
     """Class ids and image shape must be the target's; UserError before the first step."""
     facts = target.facts()
     known = len(facts["classes"])

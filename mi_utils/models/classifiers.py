@@ -7,16 +7,36 @@ activations before its last linear layer, which the set metrics use.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models import efficientnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from mi_utils.errors import UserError
+from mi_utils.models import face_nets
 
-Architecture = Literal["cnn", "vggish", "mlp", "resnet18", "dla"]
+Architecture = Literal[
+    "cnn",
+    "vggish",
+    "mlp",
+    "resnet18",
+    "dla",
+    "cnn5",
+    "separable",
+    "mcnn",
+    "vgg16",
+    "ir50",
+    "ir152",
+    "ir_small",
+    "ir_deep",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 
 
@@ -35,8 +55,12 @@ class Classifier(nn.Module):
         return self.head(self.body(x))
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(True),
+    ]
 
 
 def _cnn(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
@@ -44,6 +68,55 @@ def _cnn(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
     widths = [channels, width, 2 * width, 4 * width]
     layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in (*_conv(i, o, 2), *_conv(o, o))]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), widths[-1]
+
+
+def _cnn5(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
+    """Three stages of [conv5 stride 2, BN, ReLU], widths w, 2w, 4w, global average pool: a student."""
+    widths = [channels, width, 2 * width, 4 * width]
+    layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in _conv(i, o, 2, kernel=5)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), widths[-1]
+
+
+def _depthwise(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    """One 3x3 filter per channel, then a mixing of the channels in each pixel (MobileNet)."""
+    return [
+        *[nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(True)],
+        *_conv(inputs, outputs, kernel=1),
+    ]
+
+
+def _separable(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
+    """The stages of `cnn` in depthwise-separable convolutions, the first excepted: a student."""
+    layers = [*_conv(channels, width, 2), *_depthwise(width, width)]
+    for i in (width, 2 * width):
+        layers += [*_depthwise(i, 2 * i, 2), *_depthwise(2 * i, 2 * i)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 4 * width
+
+
+def _mcnn(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
+    """KEDMI's net for MNIST: conv7, conv5, conv5 at widths w, 2w, 4w; 1,029,765 parameters at C=1, K=5 (w = 64)."""
+    if size < 32:
+        raise UserError(f"size: mcnn needs images of at least 32 px, found {size}; pad or resize them")
+
+    def stage(inputs: int, outputs: int, kernel: int, padding: int = 0) -> list[nn.Module]:
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=padding)
+        return [conv, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2, True)]
+
+    layers = [*stage(channels, width, 7, 1), nn.MaxPool2d(2), *stage(width, 2 * width, 5), nn.MaxPool2d(2)]
+    # At 32 px the last map is of one pixel, as in the source; a larger one is averaged.
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, *stage(2 * width, 4 * width, 5), *pooled), 4 * width
+
+
+def _efficientnet(variant: int, channels: int, size: int, width: int) -> tuple[nn.Module, int]:
+    """torchvision's EfficientNet with fresh weights (the paper's students begin with ImageNet's)."""
+    if width != 32:
+        raise UserError(f"width: efficientnet_b{variant} is built at width 32, found {width}; use 32")
+    net = getattr(efficientnet, f"efficientnet_b{variant}")()
+    if channels != 3:
+        net.features[0][0] = nn.Conv2d(channels, 32, 3, 2, 1, bias=False)
+    dropout, head = net.classifier
+    return nn.Sequential(net.features, net.avgpool, nn.Flatten(), dropout), head.in_features
 
 
 def _vggish(channels: int, size: int, width: int) -> tuple[nn.Module, int]:
@@ -161,6 +234,17 @@ _BODIES: dict[str, Callable[[int, int, int], tuple[nn.Module, int]]] = {
     "mlp": _mlp,
     "resnet18": _resnet18,
     "dla": _dla,
+    "cnn5": _cnn5,
+    "separable": _separable,
+    "mcnn": _mcnn,
+    "vgg16": face_nets.vgg16,
+    "ir50": face_nets.ir50,
+    "ir152": face_nets.ir152,
+    "ir_small": face_nets.ir_small,
+    "ir_deep": face_nets.ir_deep,
+    "efficientnet_b0": partial(_efficientnet, 0),
+    "efficientnet_b1": partial(_efficientnet, 1),
+    "efficientnet_b2": partial(_efficientnet, 2),
 }
 
 

@@ -17,6 +17,7 @@ from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
 from mi_utils.studies.evaluation import first_per_class
 from mi_utils.training.gan import TrainDCGAN
+from mi_utils.training.priors import TrainGMI, TrainKEDMI
 
 
 class Reference(Stage):
@@ -32,9 +33,9 @@ class Reference(Stage):
 
 
 class PriorSamples(Reference):
-    """What the generator of the generative baselines draws without any target."""
+    """What a generator of public images draws without being asked for a class."""
 
-    prior: TrainDCGAN
+    prior: TrainDCGAN | TrainGMI | TrainKEDMI
 
     def compute(self, job: Job) -> Output:
         """Samples of the latent's law."""

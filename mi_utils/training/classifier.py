@@ -15,7 +15,8 @@ from mi_utils.data.images import ImageSet, require_per_class, shuffled_patches, 
 from mi_utils.errors import UserError
 from mi_utils.models.classifiers import Architecture, Classifier, build_classifier
 from mi_utils.runtime import generator as seeded
-from mi_utils.stage import Job, Output, Stage
+from mi_utils.stage import Job, Output
+from mi_utils.training.shipped import Shippable
 
 Batch = tuple[Float[Tensor, "n c s s"], Int[Tensor, " n"]]
 
@@ -29,11 +30,13 @@ def fit(
     iterations: int,
     lr: float,
     weight_decay: float,
+    loss: Callable[[Tensor, Tensor], Float[Tensor, ""]] = F.cross_entropy,
 ) -> Float[Tensor, " t"]:
-    """The recipe of every classifier: cross-entropy, SGD with Nesterov momentum .9, one-cycle rate up to `lr`.
+    """The recipe of every classifier: SGD with Nesterov momentum .9 on cross-entropy, one-cycle rate up to `lr`.
 
-    `draw` makes a batch out of `rng`; `steps(iterations, state)` gives the step numbers and may keep the state in
-    a checkpoint, as `Job.steps` does.  `net` (channels last) is changed in place; returns the losses.
+    `draw` makes a batch out of `rng`, `loss` takes the outputs and what came with the images; `steps(iterations,
+    state)` gives the step numbers and may keep the state in a checkpoint, as `Job.steps` does.  `net` (channels
+    last) is changed in place; returns the losses.
     """
     optimiser = torch.optim.SGD(net.parameters(), lr / 25, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=iterations)
@@ -41,16 +44,16 @@ def fit(
     state = {"net": net, "optimiser": optimiser, "schedule": schedule, "rng": rng, "losses": losses}
     for _ in steps(iterations, state):
         x, y = draw()
-        loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+        value = loss(net(x.contiguous(memory_format=torch.channels_last)), y)
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
         schedule.step()
-        losses.append(loss.detach())
+        losses.append(value.detach())
     return torch.stack(losses)
 
 
-class TrainClassifier(Stage):
+class TrainClassifier(Shippable):
     """Cross-entropy, SGD with Nesterov momentum .9, one-cycle learning rate; the last step's weights.
 
     Deviation: the released recipe drops the rate at 50/75/90 % of 20-80 epochs and keeps the epoch with the
@@ -72,7 +75,7 @@ class TrainClassifier(Stage):
     weight_decay: float = 5e-4
     seed: int = 0
 
-    def compute(self, job: Job) -> Output:
+    def learn(self, job: Job) -> Output:
         """Train, then measure on the test set once."""
         data = self.train.load().to(job.device)
         require_per_class(data, 2, self.train.classes)

@@ -1,6 +1,7 @@
-"""Command line: `python -m mi_utils reproduce | score | status | clean | export`."""
+"""Command line: `python -m mi_utils reproduce | score | status | clean | export | retrain`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,12 +36,13 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="reproduce|score|status|clean|export")
+    commands = top.add_subparsers(required=True, metavar="reproduce|score|status|clean|export|retrain")
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     commands.add_parser("status", help="list what the store holds").set_defaults(run=status)
     add_clean(commands.add_parser("clean", help="delete stored results"))
     add_export(commands.add_parser("export", help="write reconstructions as PNG files and one npz"))
+    add_retrain(commands.add_parser("retrain", help="train again what ships in data/priors (an hour)"))
     return top
 
 
@@ -94,6 +96,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("dest", type=Path, help="a new or empty folder")
     command.add_argument("--profile", default="laptop")
     command.add_argument("--seed", type=int, default=0)
+
+
+def add_retrain(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=retrain)
+    command.add_argument("--device", default="cpu", help="cpu (default: what ships was made there), auto, cuda")
+    command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
 
 
 def reproduce(given: argparse.Namespace) -> int:
@@ -170,6 +178,22 @@ def needed() -> list:
             else:
                 stages += planned
     return stages
+
+
+def retrain(given: argparse.Namespace) -> int:
+    """Train what ships, in a part of the store that knows no shipped file, so that an interrupted run goes on."""
+    from mi_utils import store, studies
+    from mi_utils.stage import run
+    from mi_utils.training import shipped
+
+    os.environ |= {"MI_RETRAIN": "1", "MI_STORE": str(store.root() / "retrain")}
+    stages = [stage for study in studies.PAPERS.values() for stage in getattr(study, "shipped", list)()]
+    run(stages, device=given.device, workers=given.workers)
+    for stage in stages:
+        print(f"{shipped.publish(stage).name}  {stage.title}")
+    for name in shipped.keep_only(stages):
+        print(f"{name}: no study asks for it any more, removed")
+    return 0
 
 
 def export(given: argparse.Namespace) -> int:

@@ -135,7 +135,7 @@ def test_dcgan_shapes() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_classifiers(name: str) -> None:
-    width = {"resnet18": 64, "dla": 2}.get(name, 4)
+    width = {"resnet18": 64, "dla": 2, "efficientnet_b0": 32, "efficientnet_b1": 32, "efficientnet_b2": 32}.get(name, 4)
     net, again, other = (classifier(name, width, 3, seed=seed).eval() for seed in (0, 0, 1))
     x = normal(3, 2, 3, 32, 32)
     with torch.no_grad():

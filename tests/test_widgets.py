@@ -30,3 +30,31 @@ def test_picture_follows_every_control_and_offers_only_what_is_there() -> None:
         seen.append(bytes(picture.value))
     assert seen[3] == seen[0] and len(set(seen)) == 4
     assert (attack.options, seed.options) == (("a", "b"), (0,))
+
+
+class Inversion:
+    """A stage that stored three steps of two classes; its generator paints latents as grey levels."""
+
+    def __init__(self, steps: list[int], classes: list[int]) -> None:
+        labels = torch.tensor(classes).repeat(3)
+        level = torch.arange(len(steps))[:, None] - 1.0 + 0.1 * torch.arange(6)
+        tensors = {"labels": labels, "frames_latents": level[..., None], "frames_steps": torch.tensor(steps)}
+        self.result = lambda: SimpleNamespace(tensors=tensors)
+        self.prior = SimpleNamespace(generator=lambda device: lambda z: z[:, :, None, None].expand(-1, 1, 8, 8))
+
+
+def test_replay_follows_step_and_class_and_a_new_run_brings_its_own() -> None:
+    made = {("a", "one", 0): Inversion([0, 5, 9], [3, 4]), ("b", "one", 0): Inversion([0, 2], [7, 8])}
+    plan = SimpleNamespace(
+        runs=[SimpleNamespace(attack=a, setting=s, seed=n) for a, s, n in made],
+        find=lambda attack, setting, seed: SimpleNamespace(stage=made[attack, setting, seed]),
+    )
+    box = widgets.replay(plan, count=2)
+    (_, attack, _, label, step), picture = box.children[0].children, box.children[1]
+    assert (label.options, [text for text, _ in step.options]) == ((3, 4), ["0", "5", "9"])
+    seen = [bytes(picture.value)]
+    for control, value in ((step, 2), (label, 4), (attack, "b"), (step, 1)):
+        control.value = value
+        seen.append(bytes(picture.value))
+    assert len(set(seen)) == 5
+    assert (label.options, [text for text, _ in step.options], label.value) == ((7, 8), ["0", "2"], 7)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mi_utils.attacks import per_sample
 from mi_utils.attacks.objective import IdentityLoss, Objective
+from mi_utils.errors import UserError
 from mi_utils.models.priors import LATENT
 from mi_utils.stage import Job, Stage
 from mi_utils.training.classifier import TrainClassifier
@@ -38,6 +39,12 @@ class LatentSearch(Stage):
     @model_validator(mode="after")
     def _one_target(self) -> "LatentSearch":
         self.objective.check(self.target)
+        made, taken = self.prior.public.size, self.target.train.size
+        if made and taken and made != taken:
+            raise UserError(
+                f"prior: expected images of {taken} px as the target takes, found {made} px; train it on public images "
+                f"of size={taken}"
+            )
         return self
 
     def identity(self, device: torch.device) -> IdentityLoss:

@@ -6,11 +6,11 @@ origin in the middle of its head.  Parts are painted back to front.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from mi_utils import runtime
@@ -50,16 +50,33 @@ STYLES = (
 )
 
 
+class Columns:
+    """Named numbers of each image, kept as one float32 table (n, k), so that rows are picked in one go."""
+
+    def __init__(self, names: Sequence[str], table: Float[Tensor, "n k"]):
+        self.names, self.table = names, table
+
+    def __getitem__(self, name: str) -> Each:
+        return self.table[:, self.names.index(name), None, None]
+
+    def take(self, rows: Int[Tensor, " m"]) -> "Columns":
+        """Those of some images."""
+        return Columns(self.names, self.table[rows])
+
+
+def columns(values: Values) -> Columns:
+    """The numbers of people or views; a kind is its index."""
+    return Columns(tuple(values), torch.stack([value.float() for value in values.values()], 1))
+
+
 class Sheet:
     """A batch of canvases being painted: colours (n, 3, h, w) in 0..1 and every pixel's place in the face."""
 
     def __init__(self, people: Values, views: Values, size: int):
-        self.people = {name: value[:, None, None] for name, value in people.items()}
-        self.views = {name: value[:, None, None] for name, value in views.items()}
+        self.people, self.views = columns(people), columns(views)
         self._place(size)
         self._colours(people)
-        table = torch.tensor(STYLES, device=self.x.device)[people["hair_style"]]
-        self.style = {name: table[:, i, None, None] for i, name in enumerate(STYLE_COLUMNS)}
+        self.style = Columns(STYLE_COLUMNS, torch.tensor(STYLES, device=self.x.device)[people["hair_style"]])
         self.canvas = self._background(size)
 
     def _place(self, size: int) -> None:
@@ -105,8 +122,8 @@ class Sheet:
 
     def kind(self, name: str, *kinds: str) -> Bool[Tensor, "n 1 1"]:
         """Whose categorical factor is one of these kinds."""
-        wanted = torch.tensor([FACTORS[name].kinds.index(kind) for kind in kinds], device=self.x.device)
-        return torch.isin(self.people[name], wanted)
+        wanted = [float(FACTORS[name].kinds.index(kind)) for kind in kinds]
+        return torch.isin(self.people[name], torch.tensor(wanted, device=self.x.device))
 
     def on(self, chosen: Bool[Tensor, "n 1 1"], part: Callable[["Sheet"], None]) -> None:
         """Draw a part on some of the canvases and spend nothing on the others."""
@@ -116,8 +133,7 @@ class Sheet:
         elif len(rows):
             some = copy.copy(self)
             for name, value in vars(self).items():
-                few = value[rows] if isinstance(value, Tensor) else {key: each[rows] for key, each in value.items()}
-                setattr(some, name, few)
+                setattr(some, name, value[rows] if isinstance(value, Tensor) else value.take(rows))
             part(some)
             self.canvas[rows] = some.canvas
 
@@ -132,11 +148,8 @@ class Sheet:
 
 def hues(hue: Each, saturation: Each | float, value: Each | float) -> Colour:
     """Colours of hue, saturation and value, each in 0..1."""
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=hue.device)[:, None, None]
-    k = (offsets + 6 * hue[:, None]) % 6
-    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
-    as_column = (x[:, None] if isinstance(x, Tensor) else x for x in (saturation, value))
-    return (1 - next(as_column) * ramp) * next(as_column)
+    k = torch.cat([hue * 6 + offset for offset in (5, 3, 1)], 1) % 6  # (n, 3, 1): red, green, blue
+    return ((1 - torch.minimum(k, 4 - k).clamp(0, 1) * saturation) * value)[..., None]
 
 
 def directions(degrees: Each) -> tuple[Each, Each]:

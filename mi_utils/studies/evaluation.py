@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from mi_utils.data import AnySource
@@ -47,6 +47,16 @@ class Evaluation(Stage):
     private: AnySource
     samples: Annotated[int, Field(ge=4)]  # reconstructions per class that are scored: the first ones
     perceptual: Annotated[int, Field(ge=0)] = 0  # private images per class of DDCS; 0 leaves DDCS out
+
+    @model_validator(mode="after")
+    def _others_judge(self) -> "Evaluation":
+        for name, evaluator in self.panel.everyone().items():
+            if evaluator == self.target:
+                raise UserError(
+                    f"panel: expected evaluators other than the target, found that {name!r} is the target itself "
+                    f"({self.target.label}); give it another architecture, training or seed"
+                )
+        return self
 
     def compute(self, job: Job) -> Output:
         """Rows of (metric, class, value, n) in `meta["rows"]`, and the nearest neighbours of DDCS."""

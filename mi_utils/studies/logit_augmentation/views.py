@@ -53,9 +53,7 @@ def f1_banner(plan: Plan, scores: pd.DataFrame, problem: str, count: int = 13) -
         values = scores[(scores["attack"] == attack) & (scores["setting"] == f"{problem} | {MAIN}")]
         mean = tidy.per_seed(values[values["metric"] == "ensemble mean"])["value"].mean()
         rows[f"{attack} ({100 * mean:.1f} %)"] = _first(plan, attack, problem, 1, names)
-    return figures.image_grid(
-        rows, columns=list(names.values()), first=count, cell=0.5, title=f"{problem}, seed 0, ensemble accuracy"
-    )
+    return figures.image_grid(rows, columns=list(names.values()), first=count, cell=0.5, title=f"{problem} ($A_E$)")
 
 
 def f3_features(plan: Plan, problem: str, base: str = "GMI", count: int = 3) -> Picture:
@@ -140,9 +138,9 @@ f5_disagreement, f8_nearest = tables.disagreement, tables.nearest
 def f9_factors(plan: Plan) -> Picture:
     """F9: how well the true factors of an identity are read from reconstructions, beside the baselines."""
     found = factor_means(plan)
-    wide = found.pivot_table(index="row", columns="factor", values="score", sort=False)
-    label = "accuracy, or 1 − error / error of a guess"
-    return figures.heat_map(wide.loc[list(dict.fromkeys(found["row"]))], label=label, low=0, high=1)
+    wide = found.pivot_table(index="factor", columns="row", values="score", sort=False).clip(lower=-1)
+    label = "accuracy, or 1 − error / error of a guess (at least −1)"
+    return figures.heat_map(wide[list(dict.fromkeys(found["row"]))], label=label, low=0, high=1)
 
 
 def f10_identities(plan: Plan, count: int = 10) -> Picture:

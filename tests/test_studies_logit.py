@@ -219,6 +219,7 @@ def test_factors_have_a_column_per_attack_and_baseline(told) -> None:
         table.loc["hat", "GMI CE"] == "0.00 ± 0.00 (n=3)" and table.loc["skin", "public prior"] == "0.30 ± 0.00 (n=3)"
     )
     assert table.shape == (2, 12 + 3)
+    assert list(table.columns)[-3:] == ["private test images", "other identity", "public prior"]
 
 
 def test_every_caption_tells_the_deviations(told) -> None:

@@ -270,11 +270,12 @@ def factor_scores(plan: Plan) -> pd.DataFrame:
 
 
 def factor_means(plan: Plan) -> pd.DataFrame:
-    """Scores per attack's reconstructions and per baseline row: (row, seed, factor) means."""
+    """Means by row, factor and seed: a row per attack, then the baselines, which hardly differ by attack."""
     found = factor_scores(plan)
     own = found["whose"] == "reconstruction"
     row = found["attack"].where(own, found["whose"])
-    return found.assign(row=row).groupby(["row", "factor", "seed"], sort=False)["score"].mean().reset_index()
+    found = found.assign(row=row, own=own).sort_values("own", ascending=False, kind="stable")
+    return found.groupby(["row", "factor", "seed"], sort=False)["score"].mean().reset_index()
 
 
 def t9_factors(plan: Plan) -> pd.DataFrame:

@@ -104,15 +104,18 @@ class TrainClassifier(Shippable):
         """Augmented training images, and the three kinds of "none of these" where there is a reject class."""
         device = data.images.device
         index = torch.randint(len(data), (self.batch,), generator=rng, device=device)
-        x, y = self.augmentation(to_float(data.images[index]), rng), data.labels[index]
+        images, y = data.images[index], data.labels[index]
         if others is None:
-            return x, y
+            return self.augmentation(to_float(images), rng), y
         n = self.batch // 9
         chosen = torch.randint(len(others), (n,), generator=rng, device=device)
+        # Others are augmented too: were they not, an image without augmentation would be taken for one of them.
+        x = self.augmentation(to_float(torch.cat([images, others[chosen]])), rng)
+        x, other = x.split([self.batch, n])
         noise = torch.randn((n, *x.shape[1:]), generator=rng, device=device).clamp(-1, 1)
         shuffled = shuffled_patches(x[:n], x.shape[2] // 4, rng)
         none = torch.full((3 * n,), len(data.classes), device=device)
-        return torch.cat([x, to_float(others[chosen]), shuffled, noise]), torch.cat([y, none])
+        return torch.cat([x, other, shuffled, noise]), torch.cat([y, none])
 
     @torch.no_grad()
     def _facts(self, net: Classifier, data: ImageSet, device: torch.device) -> dict:

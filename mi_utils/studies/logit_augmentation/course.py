@@ -3,6 +3,8 @@
 Evaluators and private images are read here and never by an attack.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, Int
 from pydantic import SerializeAsAny
@@ -57,9 +59,15 @@ class Course(Stage):
         private = self.private.load().only_classes(classes)
         real = private_features(self.target, self.private, tuple(classes), str(device))
         centre = class_means(real, private.labels.to(device), labels)
-        public = features(net, self.public.load().images.to(device)).mean(0)
+        public = public_mean(self.target, self.public, str(device))
         found = feature_gap(features(net, images), centre, public)
         return [row for name, values in found.items() for row in by_class(name, values, labels, classes)]
+
+
+@lru_cache(maxsize=2)
+def public_mean(target: TrainClassifier, public: AnySource, device: str) -> Float[Tensor, " d"]:
+    r"""$\mu$: the target's mean penultimate feature of all public images, computed once per process."""
+    return features(target.network(device), public.load().images.to(device)).mean(0)
 
 
 def judged(says: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> list[float]:

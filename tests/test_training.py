@@ -9,6 +9,7 @@ from PIL import Image
 from toys import LEARNT_PRIOR, POOL, PRIOR, TARGET, interrupted, same, tensors
 
 from mi_utils.data import Folder, LatinSheet, Noise
+from mi_utils.data.augment import Augment, Photometric
 from mi_utils.errors import UserError
 from mi_utils.models.classifiers import Classifier
 from mi_utils.runtime import generator
@@ -91,6 +92,15 @@ def test_a_batch_with_rejects_has_a_quarter_of_them_in_equal_parts(bars: TrainCl
     sums = x[40:44].flatten(1).sort(1).values
     assert torch.equal(sums, x[:4].flatten(1).sort(1).values), "shuffled images keep their pixels"
     assert not torch.equal(x[40:44], x[:4]) and x[44:].abs().max() <= 1
+
+
+def test_other_images_of_the_reject_class_are_augmented_like_the_rest(bars: TrainClassifier) -> None:
+    grey = Augment(steps=(Photometric(contrast=(0.0, 0.0), brightness=0.0),))  # every image becomes its own mean
+    stage = bars.model_copy(update={"reject": Noise(count=60, size=16), "batch": 36, "augmentation": grey})
+    halves = torch.zeros((5, 1, 16, 16), dtype=torch.uint8)
+    halves[..., :8] = 255
+    x, _ = stage._batch(stage.train.load(), halves, generator("x"))
+    assert x[:40].std((1, 2, 3)).max() < 1e-6, "an image that is not augmented would give itself away"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mi_utils.models.classifiers import Classifier, build_classifier
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
 from mi_utils.training.classifier import fit
+from mi_utils.training.shipped import Shippable
 
 Factors = dict[str, Tensor]  # name -> (n,): float of a continuous factor, kind of a categorical one
 Row = tuple[str, str, float, int]  # factor, whose images, score, number of images
@@ -44,17 +45,17 @@ def regression_loss(outputs: Float[Tensor, "n d"], true: Factors) -> Float[Tenso
     return torch.stack(losses).sum(0)
 
 
-class FactorRegressor(Stage):
+class FactorRegressor(Shippable):
     """Reads the factors of a face from its image; trained on people of its own."""
 
     train: Faces
-    width: Annotated[int, Field(ge=1)] = 16
-    iterations: Annotated[int, Field(ge=2)] = 600
+    width: Annotated[int, Field(ge=1)] = 24
+    iterations: Annotated[int, Field(ge=2)] = 6000
     batch: Annotated[int, Field(ge=2)] = 64
-    lr: Annotated[float, Field(gt=0)] = 0.02
+    lr: Annotated[float, Field(gt=0)] = 0.05
     seed: int = 0
 
-    def compute(self, job: Job) -> Output:
+    def learn(self, job: Job) -> Output:
         """The recipe of every classifier, with the loss of `regression_loss`."""
         data = self.train.load().to(job.device)
         true = {k: v.to(job.device) for k, v in self.train.drawn(torch.arange(len(data)))[0].items()}

@@ -33,7 +33,7 @@ ENDS = ("feature gap", "feature cosine", "feature norm")
 SHORT = ("top1", "ensemble mean", "unanimous", "accepted", "target", "gap", "rho_pix", "coverage", *ENDS)
 FORMATS = tables.FORMATS | {"relative gap": percent}
 FACTORS = (0.5, 1.0, 2.0)  # of the learning rate, in every seed
-LAMBDAS = (0.0, 0.01, 0.1, 1.0, 10.0)
+LAMBDAS = (0.0, 0.1, 1.0, 10.0)
 
 # --- scores ------------------------------------------------------------------------------------------------
 
@@ -114,9 +114,15 @@ def deviations(plan: Plan, benches: list[Bench]) -> dict[str, str]:
         "latent clip": ", ".join(f"{b} {x.clip or 'none'}" for b, x in searches.items()) + " (1, VMI none)",
         "priors": f"width {'/'.join(str(b.problem.g_width) for b in benches)} (64), {steps} discriminator steps of "
         f"GMI/KEDMI (56,160), {s.critic_steps} per generator step (5)",
-        "target": f"{widths} (vgg16, width 64, 64 px)",
+        "target": f"{widths}, from random weights, augmented by {'/'.join(_steps(b) for b in benches)} (vgg16, ir152, "
+        "ir50, width 64, 64 px, the last two from a face net's weights, flips alone)",
         "students": f"{', '.join(p.students)}, from random weights (EfficientNet-b0, b1, b2 with ImageNet weights)",
     }
+
+
+def _steps(bench: Bench) -> str:
+    """The kinds of the target's augmentation."""
+    return " ".join(step.kind for step in bench.problem.target.augmentation.steps)
 
 
 # --- tables ------------------------------------------------------------------------------------------------

@@ -150,7 +150,8 @@ def faces(scale: float = 1.0, identities: int = 20, size: int = 32) -> Problem:
     return Problem(
         name="faces",
         splits=(split,),
-        judged_train=Faces(**private, per_identity=400),
+        # Evaluators learn from more images of the private people than the target: a judge should know them better.
+        judged_train=Faces(**private, per_identity=min(400, 8000 // identities)),
         judged_test=split.test,
         reject=Faces(identities=1000, first=5000, per_identity=2, size=size),
         public_name="other procedural identities",
@@ -246,8 +247,8 @@ def _laptop() -> Settings:
         kedmi=Search(iterations=300, lr=0.05, clip=2.0),
         vmi=Search(iterations=300, lr=0.005, draws=4, clip=None),
         vmi_logit=0.5,
-        leak_identities=1000,
-        leak_iterations=500,
+        leak_identities=20_000,
+        leak_iterations=6000,
     )
 
 
@@ -319,8 +320,9 @@ SCRATCH = {
 
 def _full_faces() -> Problem:
     base = faces(identities=100, size=64)
-    targets = {"IR152": _full("ir152", 64, 3000), "FaceNet64": _full("ir50", 64, 3000)}
-    return _wide(base, "faces, 64 px", _full("vgg16", 64, 3000), 3000, STRONG, samples=5, targets=targets)
+    target, *others = (_full(net, 64, 3000, FACES) for net in ("vgg16", "ir152", "ir50"))
+    targets = dict(zip(("IR152", "FaceNet64"), others, strict=True))
+    return _wide(base, "faces, 64 px", target, 3000, STROKES, samples=5, targets=targets)
 
 
 def _mnist() -> Problem:
@@ -368,8 +370,6 @@ def _gpu() -> Settings:
             "gmi": Search(iterations=1200, lr=0.02),
             "kedmi": Search(iterations=1200, lr=0.02),
             "vmi": Search(iterations=1200, lr=0.005, draws=32, clip=None),
-            "leak_identities": 2000,
-            "leak_iterations": 3000,
         }
     )
 

@@ -44,16 +44,17 @@ def plan(profile: str, **overrides: Any) -> Plan:
 
 
 def shipped() -> list[Shippable]:
-    """What comes trained with the project: targets, priors and factor regressor of `laptop` (an hour's training)."""
+    """What comes trained with the project: targets, evaluators, priors and factor regressor of `laptop`."""
     made = plan("laptop")
-    regressors = [leak.regressor for leak in made.notes["leaks"].values()]
-    found: dict[str, Shippable] = {recipe_digest(stage): stage for stage in regressors}
-    for bench in (*made.notes["benches"], made.notes["shifted"]):
-        for seed in range(made.settings.seeds):
-            stages = [bench.gmi_prior(seed)]
-            stages += [] if bench.shifted else [bench.target(seed), bench.kedmi_prior(seed)]
-            found |= {recipe_digest(stage): stage for stage in stages}
-    return list(found.values())
+    benches, seeds = made.notes["benches"], range(made.settings.seeds)
+    stages: list[Shippable] = [leak.regressor for leak in made.notes["leaks"].values()]
+    for bench in benches:
+        # A net of linear layers is too large for a file and trained in half a minute.
+        stages += [net for net in bench.panel.everyone().values() if net.architecture != "mlp"]
+        stages += [make(seed) for seed in seeds for make in (bench.gmi_prior, bench.target, bench.kedmi_prior)]
+    stages += [made.notes["shifted"].gmi_prior(seed) for seed in seeds]
+    stages += [bench.target(seed) for bench in made.notes["others"] for seed in range(made.settings.seeds_targets)]
+    return list({recipe_digest(stage): stage for stage in stages}.values())
 
 
 def run_name(run: grid.Run) -> tuple[str, str, int]:

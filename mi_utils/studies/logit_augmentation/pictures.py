@@ -89,6 +89,7 @@ def sweep(found: Mapping[str, Mapping[str, Mapping[str, Interval]]], y_label: st
                 if name not in shown:  # one legend for all panels
                     axes[0].plot([], [], "o-", color=colour(name), label=name)
                 shown.add(name)
-                axis.set_xticks(place, list(points))
+                # Points of one panel may rest on unlike numbers of seeds.
+                axis.set_xticks(place, [f"{option}\n(n={p.n})" for option, p in points.items()])
         axes[0].set_ylabel(y_label)
     return figure

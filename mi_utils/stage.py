@@ -96,6 +96,9 @@ def _explained(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -
         close = get_close_matches(str(first["loc"][-1]), known, 1)
         hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known)}" if known else ""
         return f"{where}: no such field{hint}"
+    problem = first.get("ctx", {}).get("error")
+    if isinstance(problem, UserError):  # it says itself what was found
+        return f"{where}: {problem}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}, found {str(first['input'])[:80]!r}"
 
 

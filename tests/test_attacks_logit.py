@@ -402,7 +402,11 @@ def test_a_prior_of_other_images_is_one_line_before_the_first_step(
     for stage in (prior, *ATTACKS[name].upstream()):
         stage.result("cpu")
     monkeypatch.setattr(Job, "steps", None)
-    with pytest.raises(UserError, match=r"^prior: expected images \(1, 32, 32\) as the target takes, found \("):
+    said = {
+        "channels": r"^prior: expected images \(1, 32, 32\) as the target takes, found \(3, 32, 32\)",
+        "size": r"^GMI: prior: expected images of 32 px as the target takes, found 64 px; .* of size=32$",
+    }
+    with pytest.raises(UserError, match=said[field]):
         changed(ATTACKS[name], prior=prior).result("cpu")
 
 

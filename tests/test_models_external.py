@@ -150,7 +150,8 @@ def test_timm_by_name(tmp_path):
     net = recipe(tmp_path / "t.safetensors", arch="timm/resnet10t", classes=5, channels=1).load()
     x = images(2, 1, 32)
     with torch.no_grad():
-        assert torch.equal(net(x), network(x))
+        # Not to the last bit: on some CPUs the same weights at another address take another path through a convolution.
+        assert torch.allclose(net(x), network(x), rtol=1e-5, atol=1e-6)
         assert torch.allclose(network.fc(net.features(x)), network(x), atol=1e-5)
 
 

@@ -22,7 +22,6 @@ from torch import Tensor
 from mi_utils.errors import UserError
 from mi_utils.models import weights
 from mi_utils.models.stylegan2 import Generator, fir
-from mi_utils.report.folder import write
 
 Tensors = dict[str, Tensor]
 
@@ -235,6 +234,6 @@ def read(path: Path, size: int | None = None) -> Generator:
     return net.eval().requires_grad_(False)
 
 
-def write_safetensors(net: Generator, path: Path) -> Path:
-    """Export a generator for `read`, whole or not at all; returns the path."""
-    return write(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
+def packed(net: Generator) -> bytes:
+    """The content of a `.safetensors` file that `read` takes."""
+    return save({name: value.contiguous() for name, value in net.state_dict().items()})

@@ -35,8 +35,8 @@ STRONG = Augment(
     )
 )
 STROKES = Augment(steps=(*STRONG.steps, Elastic(sigma=5, alpha=20)))
-# Of face targets from random weights (the paper's begin with a face net's): after flips alone what a target knows of
-# a thousand images carries over to no other net, and no attack is worth much.
+# Of face targets from random weights (the paper's begin with a face net's): after flips alone less of what a target
+# knows of a thousand images carries over to other nets (T1, further targets).
 FACES = Augment(steps=(Flip(), *STRONG.steps))
 
 

@@ -22,9 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 TILE, COLUMNS, LEVELS = 48, 26, 16  # pixels a side, tiles a row, grey levels stored
 MIN_INK = 0.02  # a render with less mean ink (0..1) is empty or unreadable
 HANGUL_SIDE, HANGUL_LIMIT = 38, 44  # pixels: median longest side of a hand's syllables, longest side allowed
-LATIN_SIDE = (
-    34  # pixels: longest side of every letter and digit; 20/28 of the tile, as MNIST and EMNIST have it
-)
+LATIN_SIDE = 34  # pixels: longest side of every letter and digit; 20/28 of the tile, as MNIST and EMNIST have it
 HANGUL_COUNT = 520  # syllables, as many as SERI95 has
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
@@ -265,19 +263,14 @@ def save_licence(package: str, root: Path, licence: str, folder: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="folder for downloaded packages")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="the data folder")
     options = parser.parse_args()
     folder = options.packages.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     symbols = {"hangul": syllables(), "latin": LATIN}
-    sheets = {
-        sheet: {"title": TITLES[sheet], "symbols": symbols[sheet], "hands": []}
-        for sheet in ("hangul", "latin")
-    }
+    sheets = {sheet: {"title": TITLES[sheet], "symbols": symbols[sheet], "hands": []} for sheet in ("hangul", "latin")}
     for sheet, hand, package, ending, licence, split in HANDS:
         root, version = fetch(package, folder)
         font, known = open_font(root, ending, folder)

@@ -311,6 +311,11 @@ class Generator(nn.Module):
         """Side of the images in px."""
         return self.synthesis.sides[-1]
 
+    @property
+    def z_dim(self) -> int:
+        """Length of a latent."""
+        return self.mapping.fc0.weight.shape[1]
+
     def forward(self, z: Float[Tensor, "n z"], psi: float = 1.0, noise: Noise = "const") -> Float[Tensor, "n c r r"]:
         return self.synthesis(self.mapping(z, psi), noise)
 

@@ -12,9 +12,10 @@ from mi_utils.data.augment import Augment
 from mi_utils.data.pool import AuxiliaryPool
 from mi_utils.stage import Stage
 from mi_utils.studies.evaluation import Evaluation, Panel
+from mi_utils.studies.factors import FactorLeak, FactorRegressor
 from mi_utils.studies.logit_augmentation.course import Course
-from mi_utils.studies.logit_augmentation.leak import FactorLeak, FactorRegressor
-from mi_utils.studies.logit_augmentation.settings import Net, Problem, Search, Settings, Split
+from mi_utils.studies.logit_augmentation.settings import Problem, Search, Settings, Split
+from mi_utils.studies.nets import Net, panel, trained
 from mi_utils.studies.plan import Run
 from mi_utils.studies.references import HeldOut, PriorSamples, PublicImages
 from mi_utils.training.classifier import TrainClassifier
@@ -50,23 +51,16 @@ class Bench:
         split = self.split(seed)
         return split.shifted if self.shifted and split.shifted else split.public
 
-    def classifier(self, net: Net, train: AnySource, test: AnySource, seed: int, **more: object) -> TrainClassifier:
-        """A target or evaluator."""
-        recipe = {name: getattr(net, name) for name in Net.model_fields}
-        return TrainClassifier(train=train, test=test, seed=seed, **recipe, **more)
-
     def target(self, seed: int) -> TrainClassifier:
         """The attacked classifier of this seed."""
         split = self.split(seed)
-        return self.classifier(self.architecture, split.train, split.test, seed)
+        return trained(self.architecture, split.train, split.test, seed)
 
     @cached_property
     def panel(self) -> Panel:
         """Evaluators: other architectures, other augmentation and other seeds than any target or student."""
         p = self.problem
-        judged = (p.judged_train, p.judged_test)
-        plain = {name: self.classifier(net, *judged, 100 + i) for i, (name, net) in enumerate(p.evaluators.items())}
-        return Panel(plain=plain, reject=self.classifier(p.rejecting, *judged, 200, reject=p.reject))
+        return panel(p.evaluators, p.rejecting, p.judged_train, p.judged_test, p.reject)
 
     def student(self, net: Net, seed: int, place: int, labels: str = "teacher") -> TrainStudent:
         """A student of this seed's target, on public images alone."""

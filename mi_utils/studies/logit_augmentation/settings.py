@@ -6,49 +6,13 @@ from typing import Annotated
 from pydantic import Field
 
 from mi_utils.data import AnySource, Faces, Listed, Parquet, Torchvision, UciDigits
-from mi_utils.data.augment import (
-    Affine,
-    Augment,
-    Cutout,
-    Elastic,
-    Flip,
-    GaussianNoise,
-    Photometric,
-)
+from mi_utils.data.augment import Augment
 from mi_utils.data.glyphs import LatinSheet
-from mi_utils.models.classifiers import Architecture
 from mi_utils.stage import Config
+from mi_utils.studies.nets import FACES, FLIP, LIGHT, STROKES, STRONG, Net, net
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
-
-LIGHT = Augment(steps=(Affine(degrees=5, scale=(0.95, 1.05), translate=0.05),))
-NONE = Augment()
-FLIP = Augment(steps=(Flip(),))
-# Evaluators share augmentation with no one: students see public images as they are, targets no elastic distortion.
-STRONG = Augment(
-    steps=(
-        Affine(degrees=10, scale=(0.9, 1.1), shear=6, translate=0.08),
-        Photometric(contrast=(0.7, 1.3)),
-        Cutout(side=8),
-        GaussianNoise(sigma=(0.0, 0.2)),
-    )
-)
-STROKES = Augment(steps=(*STRONG.steps, Elastic(sigma=5, alpha=20)))
-# Of face targets from random weights (the paper's begin with a face net's): after flips alone less of what a target
-# knows of a thousand images carries over to other nets (T1, further targets).
-FACES = Augment(steps=(Flip(), *STRONG.steps))
-
-
-class Net(Config):
-    """A classifier's shape and how it is trained."""
-
-    architecture: Architecture
-    width: Count
-    iterations: Count
-    augmentation: Augment = Augment()
-    batch: Annotated[int, Field(ge=2)] = 64
-    lr: Rate = 0.1
 
 
 class Split(Config):
@@ -120,17 +84,13 @@ class Settings(Config):
     leak_iterations: Count
 
 
-def _net(architecture: Architecture, width: int, iterations: int, augmentation: Augment = NONE) -> Net:
-    return Net(architecture=architecture, width=width, iterations=iterations, augmentation=augmentation)
-
-
 def _narrow_students(scale: float) -> dict[str, Net]:
     """Three unlike nets from scratch (deviation: EfficientNets with ImageNet weights in the paper)."""
     n = int(350 * scale)
     found = {
-        "CNN w12": _net("cnn", 12, n),
-        "separable w24": _net("separable", 24, n),
-        "VGG-like w8": _net("vggish", 8, n),
+        "CNN w12": net("cnn", 12, n),
+        "separable w24": net("separable", 24, n),
+        "VGG-like w8": net("vggish", 8, n),
     }
     return {name: net.model_copy(update={"lr": 0.05}) for name, net in found.items()}
 
@@ -156,20 +116,20 @@ def faces(scale: float = 1.0, identities: int = 20, size: int = 32) -> Problem:
         reject=Faces(identities=1000, first=5000, per_identity=2, size=size),
         public_name="other procedural identities",
         samples=5,
-        target=_net("ir_deep", 8, 2 * n, FACES),
+        target=net("ir_deep", 8, 2 * n, FACES),
         targets={
-            "VGG16 (narrow)": _net("vgg16", 8, 2 * n, FACES),
-            "FaceNet64 (narrow)": _net("ir_small", 8, 2 * n, FACES),
-            "IR152 (narrow), flips alone": _net("ir_deep", 8, n, FLIP),
+            "VGG16 (narrow)": net("vgg16", 8, 2 * n, FACES),
+            "FaceNet64 (narrow)": net("ir_small", 8, 2 * n, FACES),
+            "IR152 (narrow), flips alone": net("ir_deep", 8, n, FLIP),
         },
         students=_narrow_students(2 * scale),
         evaluators={
-            "E1 IR": _net("ir_small", 12, n, STROKES),
-            "E2 CNN 5x5": _net("cnn5", 16, 2 * n, STROKES),
-            "E3 MLP": _net("mlp", 256, 4 * n, STROKES),
-            "E4 MCNN": _net("mcnn", 12, 2 * n, STROKES),
+            "E1 IR": net("ir_small", 12, n, STROKES),
+            "E2 CNN 5x5": net("cnn5", 16, 2 * n, STROKES),
+            "E3 MLP": net("mlp", 256, 4 * n, STROKES),
+            "E4 MCNN": net("mcnn", 12, 2 * n, STROKES),
         },
-        rejecting=_net("ir_small", 8, 2 * n, STROKES),
+        rejecting=net("ir_small", 8, 2 * n, STROKES),
         faces=True,
         g_width=24,
         d_width=24,
@@ -209,15 +169,15 @@ def digits(scale: float = 1.0) -> Problem:
         reject=LatinSheet(symbols="letters", split="all", size=32, channels=1),
         public_name="the other five digits",
         samples=20,
-        target=_net("mcnn", 16, n, LIGHT),
+        target=net("mcnn", 16, n, LIGHT),
         students=_narrow_students(scale),
         evaluators={
-            "E1 IR": _net("ir_small", 12, n, STROKES),
-            "E2 CNN 5x5": _net("cnn5", 16, n, STROKES),
-            "E3 MLP": _net("mlp", 192, n, STROKES),
-            "E4 CNN": _net("cnn", 20, n, STROKES),
+            "E1 IR": net("ir_small", 12, n, STROKES),
+            "E2 CNN 5x5": net("cnn5", 16, n, STROKES),
+            "E3 MLP": net("mlp", 192, n, STROKES),
+            "E4 CNN": net("cnn", 20, n, STROKES),
         },
-        rejecting=_net("ir_small", 8, n, STROKES),
+        rejecting=net("ir_small", 8, n, STROKES),
         g_width=16,
         d_width=16,
         gmi_steps=int(1200 * scale),
@@ -276,15 +236,15 @@ def _smoke() -> Settings:
     )
 
 
-def _full(net: str, width: int, iterations: int, augmentation: Augment = FLIP) -> Net:
-    return _net(net, width, iterations, augmentation).model_copy(update={"batch": 128})
+def _full(architecture: str, width: int, iterations: int, augmentation: Augment = FLIP) -> Net:
+    return net(architecture, width, iterations, augmentation).model_copy(update={"batch": 128})
 
 
 def _wide(
     problem: Problem, name: str, target: Net, iterations: int, augmentation: Augment, **changes: object
 ) -> Problem:
     """A problem with nets of full width."""
-    students = {n: _net(a, w, iterations).model_copy(update={"lr": 0.02}) for n, a, w in FULL_STUDENTS}
+    students = {n: net(a, w, iterations).model_copy(update={"lr": 0.02}) for n, a, w in FULL_STUDENTS}
     evaluators = {
         "E1 ResNet-18": _full("resnet18", 64, iterations, augmentation),
         "E2 CNN 5x5": _full("cnn5", 48, iterations, augmentation),
@@ -312,9 +272,9 @@ FULL_STUDENTS = (
     ("EfficientNet-b2", "efficientnet_b2", 32),
 )
 SCRATCH = {
-    "CNN w32": _net("cnn", 32, 4000),
-    "separable w64": _net("separable", 64, 4000),
-    "VGG-like w32": _net("vggish", 32, 4000),
+    "CNN w32": net("cnn", 32, 4000),
+    "separable w64": net("separable", 64, 4000),
+    "VGG-like w32": net("vggish", 32, 4000),
 }
 
 

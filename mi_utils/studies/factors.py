@@ -87,14 +87,17 @@ class FactorRegressor(Shippable):
         )
 
     @torch.no_grad()
-    def read(self, images: UInt8[Tensor, "n 3 s s"]) -> Factors:
-        """What it reads from uint8 images: kinds (n,) and values (n,)."""
+    def outputs(self, images: UInt8[Tensor, "n 3 s s"]) -> Factors:
+        """What it makes of uint8 images: logits (n, kinds) and values (n,)."""
         net = self._blank(self.train.size)
         stored = self.result(images.device).tensors
         net.load_state_dict({k: v for k, v in stored.items() if not k.startswith("log_")})
         net = net.to(images.device, memory_format=torch.channels_last).eval()
-        said = split_outputs(torch.cat([net(to_float(part)) for part in images.split(512)]))
-        return {name: x.argmax(1) if FACTORS[name].kinds else x for name, x in said.items()}
+        return split_outputs(torch.cat([net(to_float(part)) for part in images.split(512)]))
+
+    def read(self, images: UInt8[Tensor, "n 3 s s"]) -> Factors:
+        """What it reads from uint8 images: kinds (n,) and values (n,)."""
+        return {name: x.argmax(1) if FACTORS[name].kinds else x for name, x in self.outputs(images).items()}
 
 
 def agreement(said: Factors, true: Factors, guess: dict[str, float | int]) -> dict[str, float]:

@@ -62,6 +62,10 @@ def test_a_step_more_in_sixteen_slows_adam_accordingly() -> None:
     assert (plain.param_groups[0]["lr"], plain.param_groups[0]["betas"]) == (0.002, (0.0, 0.99))
 
 
+def test_blur_fades_within_the_first_part() -> None:
+    assert [stylegan2.blur_left(2.0, step, 100) for step in (0, 20, 40, 90)] == [2, 1, 0, 0]
+
+
 def test_mixed_styles_change_at_the_cut() -> None:
     w, other = torch.zeros(2, 3), torch.ones(2, 3)
     found = stylegan2.mixed(w, other, 5, 2)
@@ -117,7 +121,9 @@ def test_training_gives_both_nets_and_repeats_to_the_bit() -> None:
         assert torch.equal(value, again[name]), name
 
 
-@pytest.mark.parametrize("changes", [{"adaptive": True, "steps": 9}, {"mixing": 1.0}, {"flip": False}, {"gamma": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"adaptive": True, "steps": 9}, {"mixing": 1.0}, {"flip": False}, {"gamma": 0.0}, {"blur": 1.0}]
+)
 def test_options_change_what_is_learnt(changes: dict) -> None:
     plain, other = tiny(steps=changes.get("steps", 3)), tiny(**changes)
     a, b = plain.result().tensors, other.result().tensors

@@ -5,6 +5,7 @@ $$L_G=\mathrm{softplus}(-D(G(z))),\quad L_D=\mathrm{softplus}(D(G(z)))+\mathrm{s
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mi_utils.data import AnySource
+from mi_utils.data.augment import blurred
 from mi_utils.data.images import to_uint8
 from mi_utils.models.stylegan2 import Discriminator, Generator, init_stylegan2, widths
 from mi_utils.runtime import generator as seeded
@@ -25,6 +27,7 @@ from mi_utils.training.shipped import Shippable
 
 W_DECAY = 0.998  # of the moving average of w
 RAMP = 0.05  # the generator's average reaches back over this share of the images seen so far
+FADE = 0.4  # share of the training in which the blur fades
 
 
 def generator_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -50,6 +53,11 @@ def average_decay(batch: int, seen: int, half_life: float) -> float:
     return 0.5 ** (batch / reach) if reach > 0 else 0.0
 
 
+def blur_left(blur: float, step: int, steps: int) -> float:
+    r"""$\sigma_t=\sigma_0\max(1-\frac t{0.4T},0)$ px: structure is learnt before noise.  Source: StyleGAN3's training."""
+    return blur * max(1 - step / (FADE * steps), 0.0)
+
+
 def lazy_adam(net: nn.Module, lr: float, betas: tuple[float, float], every: int) -> torch.optim.Adam:
     r"""Adam for a net with one more step after every `every`: rate and betas to the power $c=k/(k+1)$, lr times c."""
     c = every / (every + 1) if every else 1.0
@@ -59,6 +67,15 @@ def lazy_adam(net: nn.Module, lr: float, betas: tuple[float, float], every: int)
 def mixed(w: Float[Tensor, "n d"], other: Float[Tensor, "n d"], inputs: int, cut: int) -> Float[Tensor, "n inputs d"]:
     """Style mixing: w for the layers before `cut`, `other` from there on."""
     return torch.stack([w if i < cut else other for i in range(inputs)], 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """How the discriminator sees images at a step: blur in px, probability of augmentation, and the stream of both."""
+
+    blur: float
+    p: Float[Tensor, ""]
+    rng: torch.Generator
 
 
 class TrainStyleGAN2(Shippable):
@@ -82,6 +99,7 @@ class TrainStyleGAN2(Shippable):
     r1_every: Annotated[int, Field(ge=1)] = 16  # discriminator steps between two steps of R1
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of style mixing in a batch
     flip: bool = True  # real images are mirrored at random; off where a mirror image is another thing
+    blur: Annotated[float, Field(ge=0)] = 0.0  # px, of what the discriminator sees at first
     adaptive: bool = False  # adaptive discriminator augmentation, where the images are few
     seed: int = 0
 
@@ -99,11 +117,11 @@ class TrainStyleGAN2(Shippable):
         curves: dict[str, list[Tensor]] = {"log_loss_d": [], "log_loss_g": [], "log_p": []}
         nets = {"g": g, "d": d, "average": average, "g_adam": g_adam, "d_adam": d_adam}
         for step in job.steps(self.steps, nets | {"rng": rng, "p": p, "signs": signs} | curves):
-            real = self._real(images, rng)
-            curves["log_loss_d"].append(self._train_discriminator(g, d, d_adam, real, p, signs, rng))
+            real, view = self._real(images, rng), View(blur_left(self.blur, step, self.steps), p, rng)
+            curves["log_loss_d"].append(self._train_discriminator(g, d, d_adam, real, view, signs))
             if step % self.r1_every == 0:
-                self._regularise(d, d_adam, self._seen(real, p, rng))
-            curves["log_loss_g"].append(self._train_generator(g, d, g_adam, p, rng))
+                self._regularise(d, d_adam, self._seen(real, view))
+            curves["log_loss_g"].append(self._train_generator(g, d, g_adam, view))
             if self.adaptive and (step + 1) % adaptive.EVERY == 0:
                 p.copy_(adaptive.adapted(p, signs / adaptive.EVERY, adaptive.EVERY * self.batch))
                 signs.zero_()
@@ -125,9 +143,10 @@ class TrainStyleGAN2(Shippable):
         mirrored = torch.rand(self.batch, generator=rng, device=rng.device) < 0.5
         return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
-    def _seen(self, x: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
+    def _seen(self, x: Tensor, view: View) -> Tensor:
         """Images as the discriminator sees them."""
-        return adaptive.augmented(x, p, rng, self.flip) if self.adaptive else x
+        x = blurred(x, x.new_tensor([view.blur])) if view.blur else x
+        return adaptive.augmented(x, view.p, view.rng, self.flip) if self.adaptive else x
 
     def _made(self, g: Generator, rng: torch.Generator, track: bool) -> Float[Tensor, "n c s s"]:
         """Generated images with fresh noise; `track` moves the average of w."""
@@ -144,13 +163,12 @@ class TrainStyleGAN2(Shippable):
         return g.synthesis(w, rng)
 
     def _train_discriminator(
-        self, g: Generator, d: Discriminator, adam: torch.optim.Adam, real: Tensor, p: Tensor, signs: Tensor,
-        rng: torch.Generator,
-    ) -> Float[Tensor, ""]:  # fmt: skip
+        self, g: Generator, d: Discriminator, adam: torch.optim.Adam, real: Tensor, view: View, signs: Tensor
+    ) -> Float[Tensor, ""]:
         """One step; `signs` gathers what p will follow."""
         with torch.no_grad():
-            fake = self._made(g, rng, track=True)
-        on_real, on_fake = d(self._seen(real, p, rng)), d(self._seen(fake, p, rng))
+            fake = self._made(g, view.rng, track=True)
+        on_real, on_fake = d(self._seen(real, view)), d(self._seen(fake, view))
         signs.add_(adaptive.overfitting(on_real.detach()))
         return _descend(adam, discriminator_loss(on_real, on_fake).mean())
 
@@ -158,11 +176,10 @@ class TrainStyleGAN2(Shippable):
         r"""One step on $\frac\gamma2\lVert\nabla_xD\rVert^2$, as strong as the steps that it stands for."""
         _descend(adam, self.r1_every * self.gamma / 2 * r1_penalty(d, real).mean())
 
-    def _train_generator(
-        self, g: Generator, d: Discriminator, adam: torch.optim.Adam, p: Tensor, rng: torch.Generator
-    ) -> Float[Tensor, ""]:
+    def _train_generator(self, g: Generator, d: Discriminator, adam: torch.optim.Adam, view: View) -> Float[Tensor, ""]:
         d.requires_grad_(False)
-        loss = _descend(adam, generator_loss(d(self._seen(self._made(g, rng, track=False), p, rng))).mean())
+        fake = self._seen(self._made(g, view.rng, track=False), view)
+        loss = _descend(adam, generator_loss(d(fake)).mean())
         d.requires_grad_(True)
         return loss
 

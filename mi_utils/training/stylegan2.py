@@ -54,7 +54,7 @@ def average_decay(batch: int, seen: int, half_life: float) -> float:
 
 
 def blur_left(blur: float, step: int, steps: int) -> float:
-    r"""$\sigma_t=\sigma_0\max(1-\frac t{0.4T},0)$ px: structure is learnt before noise.  Source: StyleGAN3's training."""
+    r"""$\sigma_t=\sigma_0\max(1-\frac t{0.4T},0)$ px: structure comes before noise.  Source: StyleGAN3 (code)."""
     return blur * max(1 - step / (FADE * steps), 0.0)
 
 

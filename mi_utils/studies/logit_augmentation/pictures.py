@@ -1,16 +1,14 @@
 """Figures that only this study draws: feature maps, overfitting curves, sweeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib as mpl
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from mi_utils.metrics.intervals import Interval
-from mi_utils.report.figures import PALETTE, STYLE, Picture, colour
+from mi_utils.report.figures import PALETTE, Picture, colour
+from mi_utils.report.panels import panels
 
 MARKS = {"private": ("o", 9, 0.25), "CE": ("X", 34, 0.9), "+LOM": ("^", 34, 0.9)}  # marker, size, opacity
 
@@ -22,21 +20,6 @@ class Curves:
     steps: Int[Tensor, " f"]
     target: Float[Tensor, "s f"]
     evaluators: Float[Tensor, "s f"]
-
-
-@contextmanager
-def panels(titles: Sequence[str], width: float, height: float) -> Iterator[tuple[Picture, list[Axes]]]:
-    """A figure of panels side by side (inches each) in the project's style, its layout settled at the end."""
-    with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(width * len(titles) + 1.2, height), layout="constrained")
-        axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
-        for axis, title in zip(axes, titles, strict=True):
-            axis.set_title(title)
-        yield figure, axes
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-        for _ in range(2):  # the second pass knows the sizes that the first one made
-            figure.draw_without_rendering()
-        figure.set_layout_engine("none")
 
 
 def feature_map(

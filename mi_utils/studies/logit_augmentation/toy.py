@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mi_utils.attacks.objective import LOSSES, feature_penalty
 from mi_utils.report.figures import PALETTE, Picture
+from mi_utils.report.panels import panels
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.studies.logit_augmentation.pictures import panels
 
 WEIGHTS = torch.tensor([[1.0, 0.2], [0.8, -0.7], [-0.7, 0.5]])  # class 1 is the neighbour of class 0, which is attacked
 PUBLIC_MEAN = torch.zeros(2)

@@ -1,6 +1,7 @@
 """Views over stored results for JupyterLab.  A view computes nothing: it reads the store and draws."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import ipywidgets
 import torch
@@ -27,6 +28,7 @@ def replay(plan: Plan, count: int = 10, device: str = "cpu") -> ipywidgets.Widge
 
     For attacks that store `frames_latents` and `frames_steps`; chosen by setting, attack, seed and class.
     """
+    plan = replace(plan, runs=tuple(run for run in plan.runs if "frames" in type(run.stage).model_fields))
     place = ipywidgets.SelectionSlider(options=[("0", 0)], description="step")
     label = ipywidgets.Dropdown(description="class")
 
@@ -34,8 +36,10 @@ def replay(plan: Plan, count: int = 10, device: str = "cpu") -> ipywidgets.Widge
         stage = plan.find(attack, setting, seed).stage
         stored = stage.result().tensors
         own = (stored["labels"] == label).nonzero().flatten()[:count]
+        # A search of styles says itself how they become images.
+        decode = getattr(stage, "decoder", stage.prior.generator)(device)
         with torch.no_grad():
-            images = to_uint8(stage.prior.generator(device)(stored["frames_latents"][place, own].to(device)))
+            images = to_uint8(decode(stored["frames_latents"][place, own].to(device)))
         title = f"{attack}, {setting}, seed {seed}, class {label}, step {int(stored['frames_steps'][place])}"
         return figures.image_grid({str(label): images}, first=count, cell=0.8, title=title)
 

@@ -19,6 +19,7 @@ from mi_utils.metrics.intervals import Interval
 
 LEAST_SEEDS = 3
 Verdict = Literal["reproduced", "partly", "not reproduced", "cannot be judged here"]
+GRADES: tuple[Verdict, ...] = ("not reproduced", "partly", "reproduced")
 Kind = Literal["number", "order", "sign", "interaction", "association", "trend", "existence", "equivalence"]
 
 
@@ -180,6 +181,20 @@ def equivalence(
     close = partly is not None and reach <= partly
     verdict: Verdict = "reproduced" if inside else "partly" if close else "not reproduced"
     return _judged(claim, interval, verdict, f"difference {_text(interval)}, margin ±{margin:g}" + _on(stand_in))
+
+
+def signed(interval: Interval, direction: Literal[1, -1] = 1) -> Effect:
+    """An effect that holds or does not: only an interval that excludes 0 counts, even for a part."""
+    return Effect(interval=interval, direction=direction, partly=0.0)
+
+
+def regraded(judged: Judgement, grade: int, words: str = "") -> Judgement:
+    """The verdict where a claim has a rule of its own: 2 = reproduced, 1 = partly, 0 = not.  The unjudged stay so."""
+    if judged.verdict == "cannot be judged here":
+        return judged
+    return judged.model_copy(
+        update={"verdict": GRADES[grade], "reason": "; ".join(filter(None, [words, judged.reason]))}
+    )
 
 
 def unjudged(claim: Claim, reason: str) -> Judgement:

@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from mi_utils.studies import logit_augmentation, patch_mi
+from mi_utils.studies import dmmia, logit_augmentation, patch_mi
 
-PAPERS: dict[str, ModuleType] = {"patch_mi": patch_mi, "logit_augmentation": logit_augmentation}
+PAPERS: dict[str, ModuleType] = {"patch_mi": patch_mi, "logit_augmentation": logit_augmentation, "dmmia": dmmia}

@@ -86,13 +86,17 @@ class FactorRegressor(Shippable):
             generator=seeded("factor regressor weights", self.seed),
         )
 
+    def network(self, device: torch.device | str) -> Classifier:
+        """The trained net, frozen and in eval mode."""
+        net = self._blank(self.train.size)
+        stored = self.result(device).tensors
+        net.load_state_dict({k: v for k, v in stored.items() if not k.startswith("log_")})
+        return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
     @torch.no_grad()
     def outputs(self, images: UInt8[Tensor, "n 3 s s"]) -> Factors:
         """What it makes of uint8 images: logits (n, kinds) and values (n,)."""
-        net = self._blank(self.train.size)
-        stored = self.result(images.device).tensors
-        net.load_state_dict({k: v for k, v in stored.items() if not k.startswith("log_")})
-        net = net.to(images.device, memory_format=torch.channels_last).eval()
+        net = self.network(images.device)
         return split_outputs(torch.cat([net(to_float(part)) for part in images.split(512)]))
 
     def read(self, images: UInt8[Tensor, "n 3 s s"]) -> Factors:

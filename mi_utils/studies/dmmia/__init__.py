@@ -35,8 +35,10 @@ def plan(profile: str, **overrides: Any) -> Plan:
     timelines |= {name: line for bench in others for name, line in grid.timelines(bench, further[bench.name]).items()}
     timelines |= grid.timelines(first, sweeps)
     references = tuple(run for bench in benches for run in grid.references(bench))
-    notes = {"benches": benches, "others": others, "timelines": timelines}
-    return Plan("dmmia", profile, chosen, tuple(runs), references, tuple(timelines.values()), notes)
+    qualities = grid.qualities(first)
+    notes = {"benches": benches, "others": others, "timelines": timelines, "qualities": qualities}
+    extra = (*timelines.values(), *qualities.values())
+    return Plan("dmmia", profile, chosen, tuple(runs), references, extra, notes)
 
 
 def shipped() -> list[Shippable]:

@@ -13,6 +13,7 @@ from mi_utils.data.augment import Augment
 from mi_utils.data.pool import AuxiliaryPool
 from mi_utils.stage import Stage
 from mi_utils.studies.dmmia.images import FreshLatents, PoolOrder, StyleSamples
+from mi_utils.studies.dmmia.quality import PriorQuality
 from mi_utils.studies.dmmia.settings import MODES, Problem, Settings
 from mi_utils.studies.dmmia.timeline import Timeline
 from mi_utils.studies.evaluation import Evaluation, Panel
@@ -248,4 +249,20 @@ def timelines(bench: Bench, runs: list[Run]) -> dict[tuple[str, str, int], Timel
         (run.attack, run.setting, run.seed): bench.timeline(run.stage)
         for run in runs
         if run.setting.endswith(f"| {ALL}") or " | T4 " in run.setting
+    }
+
+
+def qualities(bench: Bench) -> dict[str, PriorQuality]:
+    """How well the priors draw; of generators whose public images are at hand, with a regressor to measure in."""
+    p = bench.problem
+    priors = {"prior": p.prior, "prior of shifted images": p.shifted, "prior of another size": p.further}
+    if bench.reader is None:
+        return {}
+    psi = tuple(dict.fromkeys((1.0, bench.settings.psi)))
+    return {
+        f"{name}, {prior.public.size} px": PriorQuality(
+            prior=prior, reader=bench.reader, count=bench.settings.quality_images, psi=psi
+        )
+        for name, prior in priors.items()
+        if prior is not None and prior.public is not None
     }

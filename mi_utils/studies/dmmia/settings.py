@@ -94,6 +94,7 @@ class Settings(Config):
     fresh: Annotated[int, Field(ge=0)]  # images per class of new latents
     frames: Annotated[int, Field(ge=2)]
     perceptual: Annotated[int, Field(ge=0)]  # private images per class of DDCS
+    quality_images: Count  # of every kind behind the priors' quality
     reader_identities: Count  # of the factor regressor
     reader_iterations: Count
 
@@ -125,7 +126,7 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
         public_name="other procedural identities",
         prior=_prior(public(), 9000),
         shifted=_prior(public(factors="shifted"), 9000),
-        further=_prior(public(64), 2400),
+        further=TrainStyleGAN2(public=public(64), base=8, gamma=0.2, blur=4.0, steps=6000),
         # Evaluators learn from more images of the private people than the target: a judge should know them better.
         judged_train=Faces(**people, per_identity=min(400, 8000 // identities)),
         judged_test=test,
@@ -180,6 +181,7 @@ def _laptop() -> Settings:
         fresh=16,
         frames=7,
         perceptual=50,
+        quality_images=2000,
         reader_identities=20_000,
         reader_iterations=6000,
     )
@@ -212,6 +214,7 @@ def _smoke() -> Settings:
             "fresh": 4,
             "frames": 3,
             "perceptual": 4,
+            "quality_images": 40,
             "reader_identities": 30,
             "reader_iterations": 3,
         }

@@ -1,7 +1,6 @@
 """The claims ledger of Re-thinking MI (specification, section 8): each claim with the statistic that judges it."""
 
 from functools import cache
-from typing import get_args
 
 import pandas as pd
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mi_utils.metrics.intervals import Interval, difference_interval, mean_interval
 from mi_utils.report import claims as rules
-from mi_utils.report.claims import LEAST_SEEDS, Claim, Effect, Judgement, Verdict
+from mi_utils.report.claims import LEAST_SEEDS, Claim, Effect, Judgement, regraded, signed
 from mi_utils.report.scores import matrix
 from mi_utils.runtime import generator as seeded
 from mi_utils.studies.logit_augmentation.grid import BASES, MAIN, SHIFT, VARIANTS
@@ -101,7 +100,6 @@ NEEDS = {  # rows that a profile may leave out
     "L13": "T4 random labels",
     "L14": SHIFT,
 }
-GRADES: tuple[Verdict, ...] = get_args(Verdict)[2::-1]  # not reproduced, partly, reproduced
 
 
 class Ledger:
@@ -338,20 +336,6 @@ class Ledger:
     def l19(self, claim: Claim) -> Judgement:
         """Asked of a defended target, which this study does not train."""
         return rules.unjudged(claim, "optional in the specification; no label-smoothed target was attacked")
-
-
-def signed(interval: Interval, direction: int = 1) -> Effect:
-    """An effect that holds or does not: only an interval that excludes 0 counts, even for a part."""
-    return Effect(interval=interval, direction=direction, partly=0.0)
-
-
-def regraded(judged: Judgement, grade: int, words: str = "") -> Judgement:
-    """The verdict where a claim has a rule of its own: 2 = reproduced, 1 = partly, 0 = not.  The unjudged stay so."""
-    if judged.verdict == "cannot be judged here":
-        return judged
-    return judged.model_copy(
-        update={"verdict": GRADES[grade], "reason": "; ".join(filter(None, [words, judged.reason]))}
-    )
 
 
 def stopped(target: Float[Tensor, " f"], evaluators: Float[Tensor, " f"], level: float) -> float:

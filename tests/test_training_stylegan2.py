@@ -63,7 +63,14 @@ def test_a_step_more_in_sixteen_slows_adam_accordingly() -> None:
 
 
 def test_blur_fades_within_the_first_part() -> None:
-    assert [stylegan2.blur_left(2.0, step, 100) for step in (0, 20, 40, 90)] == [2, 1, 0, 0]
+    assert [stylegan2.blur_left(2.0, 0.0, step, 100) for step in (0, 20, 40, 90)] == [2, 1, 0, 0]
+    assert [stylegan2.blur_left(2.0, 0.5, step, 100) for step in (0, 20, 40, 90)] == [2, 1, 0.5, 0.5]
+
+
+def test_a_generator_without_noise_keeps_none() -> None:
+    g = tiny(noise=False).generator("cpu")
+    z = torch.randn(2, 6, generator=seeded("z"))
+    assert torch.equal(g(z, noise="const"), g(z, noise="none"))
 
 
 def test_mixed_styles_change_at_the_cut() -> None:
@@ -122,7 +129,8 @@ def test_training_gives_both_nets_and_repeats_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"adaptive": True, "steps": 9}, {"mixing": 1.0}, {"flip": False}, {"gamma": 0.0}, {"blur": 1.0}]
+    "changes",
+    [{"adaptive": True, "steps": 9}, {"mixing": 1.0}, {"flip": False}, {"gamma": 0.0}, {"blur": 1.0}, {"noise": False}],
 )
 def test_options_change_what_is_learnt(changes: dict) -> None:
     plain, other = tiny(steps=changes.get("steps", 3)), tiny(**changes)

@@ -53,9 +53,9 @@ def average_decay(batch: int, seen: int, half_life: float) -> float:
     return 0.5 ** (batch / reach) if reach > 0 else 0.0
 
 
-def blur_left(blur: float, step: int, steps: int) -> float:
-    r"""$\sigma_t=\sigma_0\max(1-\frac t{0.4T},0)$ px: structure comes before noise.  Source: StyleGAN3 (code)."""
-    return blur * max(1 - step / (FADE * steps), 0.0)
+def blur_left(blur: float, least: float, step: int, steps: int) -> float:
+    r"""$\sigma_t=\max(\sigma_0(1-\frac t{0.4T}),\sigma_{least})$ px: structure comes before noise.  Source: StyleGAN3."""
+    return max(blur * (1 - step / (FADE * steps)), least)
 
 
 def lazy_adam(net: nn.Module, lr: float, betas: tuple[float, float], every: int) -> torch.optim.Adam:
@@ -99,7 +99,9 @@ class TrainStyleGAN2(Shippable):
     r1_every: Annotated[int, Field(ge=1)] = 16  # discriminator steps between two steps of R1
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of style mixing in a batch
     flip: bool = True  # real images are mirrored at random; off where a mirror image is another thing
+    noise: bool = True  # of the generator; off where pixel noise would take the place of fine structure
     blur: Annotated[float, Field(ge=0)] = 0.0  # px, of what the discriminator sees at first
+    least_blur: Annotated[float, Field(ge=0)] = 0.0  # and to the end: hides the images' own pixel noise
     adaptive: bool = False  # adaptive discriminator augmentation, where the images are few
     seed: int = 0
 
@@ -117,7 +119,7 @@ class TrainStyleGAN2(Shippable):
         curves: dict[str, list[Tensor]] = {"log_loss_d": [], "log_loss_g": [], "log_p": []}
         nets = {"g": g, "d": d, "average": average, "g_adam": g_adam, "d_adam": d_adam}
         for step in job.steps(self.steps, nets | {"rng": rng, "p": p, "signs": signs} | curves):
-            real, view = self._real(images, rng), View(blur_left(self.blur, step, self.steps), p, rng)
+            real, view = self._real(images, rng), View(blur_left(self.blur, self.least_blur, step, self.steps), p, rng)
             curves["log_loss_d"].append(self._train_discriminator(g, d, d_adam, real, view, signs))
             if step % self.r1_every == 0:
                 self._regularise(d, d_adam, self._seen(real, view))
@@ -149,7 +151,7 @@ class TrainStyleGAN2(Shippable):
         return adaptive.augmented(x, view.p, view.rng, self.flip) if self.adaptive else x
 
     def _made(self, g: Generator, rng: torch.Generator, track: bool) -> Float[Tensor, "n c s s"]:
-        """Generated images with fresh noise; `track` moves the average of w."""
+        """Generated images, with fresh noise where it has any; `track` moves the average of w."""
 
         def styles() -> Tensor:
             return g.mapping(torch.randn((self.batch, self.z_dim), generator=rng, device=rng.device))
@@ -160,7 +162,7 @@ class TrainStyleGAN2(Shippable):
         if self.mixing and torch.rand((), generator=rng, device=rng.device) < self.mixing:
             cut = int(torch.randint(1, g.synthesis.inputs, (), generator=rng, device=rng.device))
             w = mixed(w, styles(), g.synthesis.inputs, cut)
-        return g.synthesis(w, rng)
+        return g.synthesis(w, rng if self.noise else "none")
 
     def _train_discriminator(
         self, g: Generator, d: Discriminator, adam: torch.optim.Adam, real: Tensor, view: View, signs: Tensor

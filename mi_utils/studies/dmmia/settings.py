@@ -106,8 +106,10 @@ def public(size: int = 32, factors: str = "plain", identities: int = 1000, views
     )  # fmt: skip
 
 
-def _prior(images: Faces, steps: int, base: int = 16) -> TrainStyleGAN2:
-    return TrainStyleGAN2(public=images, base=base, gamma=0.1, blur=2.0, steps=steps)
+def _prior(images: Faces, steps: int) -> TrainStyleGAN2:
+    """Narrow, and without noise inputs: they would imitate the faces' fine structure by speckles."""
+    sharpness = {"noise": False, "blur": images.size / 16, "least_blur": 0.4}
+    return TrainStyleGAN2(public=images, base=512 // images.size, gamma=0.1, steps=steps, **sharpness)
 
 
 def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: int = 10) -> Problem:
@@ -120,13 +122,13 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
     n = int(500 * scale)
     return Problem(
         name="faces",
-        train=Faces(**people, per_identity=50),
+        train=Faces(**people, per_identity=90),
         test=test,
         classes=tuple(range(attacked)),
         public_name="other procedural identities",
-        prior=_prior(public(), 9000),
-        shifted=_prior(public(factors="shifted"), 9000),
-        further=TrainStyleGAN2(public=public(64), base=8, gamma=0.2, blur=4.0, steps=6000),
+        prior=_prior(public(), 6000),
+        shifted=_prior(public(factors="shifted"), 6000),
+        further=_prior(public(64), 3000),
         # Evaluators learn from more images of the private people than the target: a judge should know them better.
         judged_train=Faces(**people, per_identity=min(400, 8000 // identities)),
         judged_test=test,
@@ -137,11 +139,11 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
             "FaceNet64 (narrow)": net("ir_small", 8, 2 * n, FACES),
         },
         evaluators={
-            "E1 IR": net("ir_small", 12, 2 * n, STROKES),
-            "E2 CNN 5x5": net("cnn5", 16, 3 * n, STROKES),
-            "E3 MCNN": net("mcnn", 12, 3 * n, STROKES),
+            "E1 IR": net("ir_small", 12, 4 * n, STROKES),
+            "E2 CNN 5x5": net("cnn5", 20, 6 * n, STROKES),
+            "E3 MCNN": net("mcnn", 12, 5 * n, STROKES),
         },
-        rejecting=net("ir_small", 8, 2 * n, STROKES),
+        rejecting=net("ir_small", 8, 4 * n, STROKES),
         faces=True,
         pool=2000,
         candidates=32,

@@ -54,7 +54,7 @@ def average_decay(batch: int, seen: int, half_life: float) -> float:
 
 
 def blur_left(blur: float, least: float, step: int, steps: int) -> float:
-    r"""$\sigma_t=\max(\sigma_0(1-\frac t{0.4T}),\sigma_{least})$ px: structure comes before noise.  Source: StyleGAN3."""
+    r"""$\sigma_t=\max(\sigma_0(1-\frac t{0.4T}),\sigma_{least})$ px: structure before noise.  Source: StyleGAN3."""
     return max(blur * (1 - step / (FADE * steps)), least)
 
 

@@ -133,10 +133,10 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
         judged_train=Faces(**people, per_identity=min(400, 8000 // identities)),
         judged_test=test,
         reject=Faces(identities=1000, first=5000, per_identity=2, modes=MODES),
-        target=net("ir_deep", 8, 2 * n, FACES),
+        target=net("ir_deep", 8, 3 * n, FACES),
         targets={
-            "VGG16 (narrow)": net("vgg16", 8, 2 * n, FACES),
-            "FaceNet64 (narrow)": net("ir_small", 8, 2 * n, FACES),
+            "VGG16 (narrow)": net("vgg16", 8, 3 * n, FACES),
+            "FaceNet64 (narrow)": net("ir_small", 8, 3 * n, FACES),
         },
         evaluators={
             "E1 IR": net("ir_small", 12, 4 * n, STROKES),

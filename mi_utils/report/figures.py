@@ -76,6 +76,9 @@ COLOURS = {
     # latent attacks
     "ppa": "#ccbb44",
     "dmmia": "#4477aa",
+    "map ce": "#777777",
+    "dmmia, imr alone": "#228833",
+    "dmmia, idr alone": "#aa3377",
     "vanilla": "#66ccee",
     "adv": "#ee6677",
     "ngd": "#228833",

@@ -83,9 +83,8 @@ def timeline_rows(name: tuple[str, str, int], line: Stage) -> pd.DataFrame:
     pooled = {"drift": attack.tensors["log_drift"][-1]}
     if "log_effective_positives" in attack.tensors:
         pooled["effective positives"] = attack.tensors["log_effective_positives"][-1]
-    spaces = [tensors[m] for m in tensors if m.startswith("FD ")]
-    pooled["FD second space"] = spaces[1][-1] if len(spaces) > 1 else torch.tensor(torch.nan)
-    found += [(tidy.POOLED, m, float(v), n * len(classes)) for m, v in pooled.items() if torch.isfinite(v)]
+    pooled["FD second space"] = tensors[f"FD {list(line.panel.plain)[1]}"][-1]
+    found += [(tidy.POOLED, m, float(v), n * len(classes)) for m, v in pooled.items()]
     rows = [(*name, c, metric, value, count, "") for c, metric, value, count in found]
     return pd.DataFrame(rows, columns=tidy.COLUMNS)
 

@@ -330,7 +330,7 @@ def _user(name: str, source: str, prior: str, shifted: str | None, people: int, 
         further=None,
         judged_train=train,
         judged_test=test,
-        reject=Listed(path=Path("ffhq/thumbnails128x128"), split_file=Path("ffhq/public.txt"), size=224, channels=3),
+        reject=Listed(path=Path("ffhq/thumbnails128x128"), split=Path("ffhq/public.txt"), size=224, channels=3),
         target=_full("ir152", 64, 20_000),
         targets={"VGG16": _full("vgg16", 64, 20_000)},
         evaluators={

@@ -68,9 +68,7 @@ class Judge:
         """Values of one epoch."""
         said = [logits(net, images).argmax(1) == labels for net in self.nets.values()]
         found: dict[str, Tensor] = {"top1": self._mean(torch.stack(said).double().mean(0), labels)}
-        for i, (name, net) in enumerate(self.nets.items()):
-            if i > 1:
-                break
+        for i, (name, net) in enumerate(list(self.nets.items())[:2]):
             fake, real = features(net, images), self._features(name)
             found[f"FD {name}"] = torch.tensor(sets.frechet_distance(real, fake), dtype=torch.float64)
             if i == 0:

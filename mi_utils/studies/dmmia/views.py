@@ -29,23 +29,23 @@ f8_disagreement = disagreement
 def f1_timeline(plan: Plan, problem: str, count: int = 2, seed: int = 0) -> Picture:
     """F1, the paper's figure 1: the same candidates at the first, a middle and the last epoch, then private images.
 
-    Above: FD (first evaluator) and DIV-P of all candidates of all classes at that epoch, measured here.
+    The title has FD (first evaluator) and DIV-P of all candidates of all classes at these epochs, measured here.
     """
     bench = _bench(plan, problem)
     classes = bench.problem.classes[:2]
-    rows, heads = {}, []
+    rows, heads, said = {}, [], [f"{problem}, seed {seed}"]
     for attack in (PPA, FULL):
         stage, line = _stage(plan, attack, problem, seed), _timeline(plan, attack, problem, seed)
-        steps = line["steps"].tolist()
-        shown = [0, min(range(len(steps)), key=lambda i: abs(steps[i] - steps[-1] / 7)), len(steps) - 1]
-        space = next(name for name in line if name.startswith("FD "))
-        words = [f"epoch {steps[i]}: FD {line[space][i]:.1f}, DIV {line['DIV-P'][i].mean():.3f}" for i in shown]
-        rows[f"{attack}\n" + "\n".join(words)] = torch.cat(
-            [_candidates(stage, i, classes, count) for i in shown] + [_private(bench, classes, count)]
-        )
-        heads = [h for i in shown for h in [f"epoch {steps[i]}"] + [""] * (len(classes) * count - 1)]
-    heads += ["private"] + [""] * (len(classes) * count - 1)
-    return figures.image_grid(rows, columns=heads, first=len(heads), cell=0.4, title=f"{problem}, seed {seed}")
+        steps, distance = line["steps"].tolist(), line[f"FD {next(iter(bench.panel.plain))}"]
+        shown = [0, min(range(1, len(steps)), key=lambda i: abs(steps[i] - steps[-1] / 7)), len(steps) - 1]
+        words = [f"FD {distance[i]:.1f} DIV {line['DIV-P'][i].mean():.3f}" for i in shown]
+        said.append(f"{attack}: {' → '.join(words)}")
+        frames = [_candidates(stage, i, classes, count) for i in shown]
+        rows[attack] = torch.cat([*frames, _private(bench, classes, count)])
+        heads = [f"epoch {steps[i]}" for i in shown]
+    blank = [""] * (len(classes) * count - 1)
+    columns = [h for head in (*heads, "private") for h in [head, *blank]]
+    return figures.image_grid(rows, columns=columns, first=len(columns), cell=0.5, title="\n".join(said))
 
 
 def _candidates(stage: StyleSearch, frame: int, classes: Sequence[int], count: int) -> Tensor:
@@ -100,13 +100,12 @@ def f3_features(plan: Plan, problem: str, label: int, seed: int = 0) -> Picture:
     rows = stages[FULL].result().tensors["frames_prototypes"][-1, place]
     units |= {"positive prototypes": rows[: stages[FULL].rho], "negative prototypes": rows[stages[FULL].rho :]}
     name = f"class {label}: "
-    with panels([name + "evaluator's features", name + "target's unit features"], 3.6, 3.3) as (picture, axes):
+    with panels([name + "evaluator's features", name + "target's unit features"], 3.6, 3.3, -1) as (picture, axes):
         for axis, clouds in zip(axes, (judged, units), strict=True):
             for i, (kind, points) in enumerate(_projected(clouds).items()):
                 marker = {"positive prototypes": "*", "negative prototypes": "x"}.get(kind, "o")
                 tint = colour(kind) if kind in (PPA, FULL, "private") else PALETTE[i]
                 axis.scatter(*points.T, s=14, marker=marker, color=tint, alpha=0.6, label=kind)
-        picture.legend(*axes[-1].get_legend_handles_labels(), loc="outside right lower")
     return picture
 
 
@@ -174,7 +173,7 @@ def f7_sheet(plan: Plan, prior: str, columns: int = 15) -> Picture:
 
 
 def effect_bars(plan: Plan, scores: pd.DataFrame, problem: str) -> Picture:
-    """T1c as bars: DMMIA minus PPA, all candidates, each in units of PPA's spread over seeds and classes."""
+    """T1c as bars: DMMIA minus PPA, all candidates."""
     setting = f"{problem} | {ALL}"
     metrics = ("ensemble mean", "accepted", "recall", "coverage", "DIV-P", "looks", "glasses retention")
     found = {m: difference(scores, (FULL, PPA), setting, m) for m in metrics}

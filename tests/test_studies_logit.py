@@ -490,3 +490,7 @@ def test_toy_minimiser_has_no_slope() -> None:
     best = toy.minimiser(toy.WEIGHTS[1], 0.7)[None].requires_grad_()
     (slope,) = torch.autograd.grad(toy.identity(best, 1, "logit", 0.7).sum(), best)
     assert slope.abs().max() < 1e-6
+
+
+def test_the_papers_own_profile_can_be_written_down() -> None:
+    assert [problem.name for problem in study.settings("paper").problems] == ["CelebA"]

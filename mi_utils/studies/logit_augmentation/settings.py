@@ -339,10 +339,10 @@ def _celeba() -> Problem:
     crop = dict(size=64, channels=3)
     celeba = dict(path=Path("celeba/img_align_celeba"), crop=108, **crop)
     split = Split(
-        train=Listed(split_file=Path("celeba/private_train.txt"), **celeba),
-        test=Listed(split_file=Path("celeba/private_test.txt"), **celeba),
-        public=Listed(split_file=Path("celeba/public.txt"), **celeba),
-        shifted=Listed(path=Path("ffhq/thumbnails128x128"), split_file=Path("ffhq/public.txt"), crop=88, **crop),
+        train=Listed(split=Path("celeba/private_train.txt"), **celeba),
+        test=Listed(split=Path("celeba/private_test.txt"), **celeba),
+        public=Listed(split=Path("celeba/public.txt"), **celeba),
+        shifted=Listed(path=Path("ffhq/thumbnails128x128"), split=Path("ffhq/public.txt"), crop=88, **crop),
         classes=tuple(range(300)),
     )
     targets = {"IR152": _full("ir152", 64, 17_000), "FaceNet64": _full("ir50", 64, 21_000)}

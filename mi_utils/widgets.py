@@ -1,7 +1,6 @@
 """Views over stored results for JupyterLab.  A view computes nothing: it reads the store and draws."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import ipywidgets
 import torch
@@ -9,7 +8,7 @@ import torch
 from mi_utils.data.images import to_uint8
 from mi_utils.report import figures
 from mi_utils.report.figures import Picture
-from mi_utils.studies.plan import Plan
+from mi_utils.studies.plan import Plan, Run
 
 
 def reconstructions(plan: Plan, count: int = 10) -> ipywidgets.Widget:
@@ -20,7 +19,7 @@ def reconstructions(plan: Plan, count: int = 10) -> ipywidgets.Widget:
         rows = figures.first_of_class(images, labels, {int(c): str(int(c)) for c in labels.unique()}, count)
         return figures.image_grid(rows, first=count, title=f"{attack}, {setting}, seed {seed}")
 
-    return view(draw, **run_controls(plan))
+    return view(draw, **run_controls(plan.runs))
 
 
 def replay(plan: Plan, count: int = 10, device: str = "cpu") -> ipywidgets.Widget:
@@ -28,7 +27,7 @@ def replay(plan: Plan, count: int = 10, device: str = "cpu") -> ipywidgets.Widge
 
     For attacks that store `frames_latents` and `frames_steps`; chosen by setting, attack, seed and class.
     """
-    plan = replace(plan, runs=tuple(run for run in plan.runs if "frames" in type(run.stage).model_fields))
+    runs = [run for run in plan.runs if hasattr(run.stage, "frames")]
     place = ipywidgets.SelectionSlider(options=[("0", 0)], description="step")
     label = ipywidgets.Dropdown(description="class")
 
@@ -49,12 +48,14 @@ def replay(plan: Plan, count: int = 10, device: str = "cpu") -> ipywidgets.Widge
         offer(place, [(str(step), i) for i, step in enumerate(stored["frames_steps"].tolist())])
         offer(label, stored["labels"].unique().tolist())
 
-    return view(draw, **run_controls(plan, offer_frames), label=label, place=place)
+    return view(draw, **run_controls(runs, offer_frames), label=label, place=place)
 
 
-def run_controls(plan: Plan, then: Callable[[str, str, int], None] | None = None) -> dict[str, ipywidgets.Dropdown]:
-    """Dropdowns that name a run of the plan, each offering what there is; `then` hears of every run they name."""
-    settings = list(dict.fromkeys(run.setting for run in plan.runs))
+def run_controls(
+    runs: Sequence[Run], then: Callable[[str, str, int], None] | None = None
+) -> dict[str, ipywidgets.Dropdown]:
+    """Dropdowns that name one of the runs, each offering what there is; `then` hears of every run they name."""
+    settings = list(dict.fromkeys(run.setting for run in runs))
     setting = ipywidgets.Dropdown(options=settings, description="setting")
     attack = ipywidgets.Dropdown(description="attack")
     seed = ipywidgets.Dropdown(description="seed")
@@ -65,11 +66,11 @@ def run_controls(plan: Plan, then: Callable[[str, str, int], None] | None = None
 
     def offer_seeds(*_: object) -> None:
         wanted = (attack.value, setting.value)
-        offer(seed, sorted({r.seed for r in plan.runs if (r.attack, r.setting) == wanted}))
+        offer(seed, sorted({r.seed for r in runs if (r.attack, r.setting) == wanted}))
         tell()  # the same seed is another run now
 
     def offer_attacks(*_: object) -> None:
-        offer(attack, list(dict.fromkeys(r.attack for r in plan.runs if r.setting == setting.value)))
+        offer(attack, list(dict.fromkeys(r.attack for r in runs if r.setting == setting.value)))
         offer_seeds()  # the same attack may have other seeds here
 
     setting.observe(offer_attacks, "value")

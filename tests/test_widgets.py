@@ -35,6 +35,8 @@ def test_picture_follows_every_control_and_offers_only_what_is_there() -> None:
 class Inversion:
     """A stage that stored three steps of two classes; its generator paints latents as grey levels."""
 
+    frames = 3
+
     def __init__(self, steps: list[int], classes: list[int]) -> None:
         labels = torch.tensor(classes).repeat(3)
         level = torch.arange(len(steps))[:, None] - 1.0 + 0.1 * torch.arange(6)
@@ -43,10 +45,17 @@ class Inversion:
         self.prior = SimpleNamespace(generator=lambda device: lambda z: z[:, :, None, None].expand(-1, 1, 8, 8))
 
 
+class Styles(Inversion):
+    """One that says itself how its latents become images: darker by a little."""
+
+    def decoder(self, device: str):
+        return lambda w: self.prior.generator(device)(w) - 0.3
+
+
 def test_replay_follows_step_and_class_and_a_new_run_brings_its_own() -> None:
     made = {("a", "one", 0): Inversion([0, 5, 9], [3, 4]), ("b", "one", 0): Inversion([0, 2], [7, 8])}
     plan = SimpleNamespace(
-        runs=[SimpleNamespace(attack=a, setting=s, seed=n) for a, s, n in made],
+        runs=[SimpleNamespace(attack=a, setting=s, seed=n, stage=stage) for (a, s, n), stage in made.items()],
         find=lambda attack, setting, seed: SimpleNamespace(stage=made[attack, setting, seed]),
     )
     box = widgets.replay(plan, count=2)
@@ -58,3 +67,15 @@ def test_replay_follows_step_and_class_and_a_new_run_brings_its_own() -> None:
         seen.append(bytes(picture.value))
     assert len(set(seen)) == 5
     assert (label.options, [text for text, _ in step.options], label.value) == ((7, 8), ["0", "2"], 7)
+
+
+def test_replay_uses_a_searchs_own_decoder_and_leaves_out_what_stored_no_steps() -> None:
+    def shown(stage: Inversion) -> bytes:
+        still = SimpleNamespace(attack="still", setting="one", seed=0, stage=SimpleNamespace())
+        run = SimpleNamespace(attack="a", setting="one", seed=0, stage=stage)
+        plan = SimpleNamespace(runs=[still, run], find=lambda attack, setting, seed: run)
+        box = widgets.replay(plan, count=2)
+        assert box.children[0].children[1].options == ("a",)
+        return bytes(box.children[1].value)
+
+    assert shown(Inversion([0, 2], [7, 8])) != shown(Styles([0, 2], [7, 8]))

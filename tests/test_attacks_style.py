@@ -25,7 +25,7 @@ from mi_utils.runtime import generator
 from mi_utils.stage import Job, StageFailed
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.style_priors import FileStyleGAN2
-from mi_utils.training.stylegan2 import TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
 CPU = torch.device("cpu")
 PUBLIC = Faces(identities=40, first=1000, per_identity=2)
@@ -361,7 +361,11 @@ def test_a_prior_of_private_identities_is_refused(attack: StyleSearch, monkeypat
     TARGET.result("cpu")
     private = PRIOR.model_copy(update={"public": Faces(identities=40, first=3, per_identity=2), "steps": 1})
     private.result("cpu")
-    one_line(changed(attack, prior=private), "prior: expected other classes and images", monkeypatch)
+    fields = {name: getattr(private, name) for name in TrainStyleGAN2.model_fields}
+    hidden = ContinuedStyleGAN2(**fields | {"public": PUBLIC, "start": private})
+    hidden.result("cpu")
+    for prior in (private, hidden):  # also where its first images were private
+        one_line(changed(attack, prior=prior), "prior: expected other classes and images", monkeypatch)
 
 
 def test_another_resolution_and_unknown_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,14 @@ def test_unknown_settings_are_one_line() -> None:
 
 def test_all_that_laptop_trains_but_attacks_is_shipped_or_can_be(laptop) -> None:
     kinds = {type(stage).__name__ for stage in study.shipped()}
-    assert kinds == {"TrainStyleGAN2", "TrainClassifier", "FactorRegressor", "TrainGMI", "TrainKEDMI"}
+    assert kinds == {
+        "TrainStyleGAN2",
+        "ContinuedStyleGAN2",
+        "TrainClassifier",
+        "FactorRegressor",
+        "TrainGMI",
+        "TrainKEDMI",
+    }
 
 
 # --- timelines -------------------------------------------------------------------------------------------------

@@ -11,13 +11,18 @@ from mi_utils.errors import UserError
 from mi_utils.runtime import generator as seeded
 from mi_utils.store import StageFailed
 from mi_utils.training import adaptive, stylegan2
-from mi_utils.training.stylegan2 import TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
 PUBLIC = Faces(identities=8, first=1000, per_identity=4)
 
 
 def tiny(**changes: object) -> TrainStyleGAN2:
     return TrainStyleGAN2(**dict(public=PUBLIC, base=4, most=8, z_dim=6, w_dim=5, layers=2, steps=3, batch=4) | changes)
+
+
+def continued(start: TrainStyleGAN2, **changes: object) -> ContinuedStyleGAN2:
+    fields = {name: getattr(start, name) for name in TrainStyleGAN2.model_fields}
+    return ContinuedStyleGAN2(**fields | {"start": start} | changes)
 
 
 # --- equations -------------------------------------------------------------------------------------------------
@@ -180,6 +185,25 @@ def test_too_few_images_and_odd_sizes_are_refused() -> None:
         tiny(batch=64).result()
     with pytest.raises(UserError, match="power of two"):
         tiny(public=Faces(identities=8, first=1000, per_identity=4, size=48)).result()
+
+
+def test_more_training_begins_with_the_trained_pair() -> None:
+    start = tiny()
+    more = continued(start, steps=1, lr=1e-9)
+    before, after = start.result().tensors, more.result().tensors
+    for name, value in before.items():
+        if name.startswith(("generator", "discriminator")) and not name.endswith("w_avg"):
+            torch.testing.assert_close(after[name], value, rtol=2e-3, atol=1e-3)
+    assert more.generator("cpu").mapping.fc0.weight.shape == (5, 6)
+    other = Faces(identities=4, first=2000, per_identity=4)
+    assert continued(start, public=other).sources() == (other, PUBLIC)
+
+
+def test_more_training_of_another_shape_is_refused() -> None:
+    with pytest.raises(UserError, match="base: expected 4 as in `start`, found 8"):
+        continued(tiny(), base=8)
+    with pytest.raises(UserError, match="expected images of 3 colours and 32 px as in `start`, found 3 and 64 px"):
+        continued(tiny(), public=Faces(identities=8, first=1000, per_identity=4, size=64)).result()
 
 
 def test_divergence_fails_the_stage_and_stores_nothing() -> None:

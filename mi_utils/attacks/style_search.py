@@ -134,9 +134,9 @@ class StyleSearch(Stage):
                 f"prior: expected images of {takes['size']} px as the target takes, found {makes['size']} px; take "
                 f"another prior, or say in `centre` how many px of its images to resize"
             )
-        if self.prior.public is not None:
+        for public in self.prior.sources():
             for private in (self.target.train, self.target.test):
-                check_disjoint(private, self.prior.public, "prior")
+                check_disjoint(private, public, "prior")
         return Nets(self.prior.generator(device), folded(self.target.network(device)))
 
     @torch.no_grad()

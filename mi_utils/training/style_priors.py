@@ -15,7 +15,7 @@ from mi_utils.errors import UserError
 from mi_utils.models import stylegan2_files
 from mi_utils.models.stylegan2 import Generator
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.training.stylegan2 import TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
 
 class FileStyleGAN2(Stage):
@@ -47,6 +47,10 @@ class FileStyleGAN2(Stage):
         """Channels and side of the images, read from the store."""
         return self.result().meta
 
+    def sources(self) -> tuple[AnySource, ...]:
+        """All images that it is known to have learnt from."""
+        return () if self.public is None else (self.public,)
+
     def generator(self, device: torch.device | str) -> Generator:
         """The generator, frozen and in eval mode."""
         stored = self.result(device).tensors
@@ -64,4 +68,4 @@ class FileStyleGAN2(Stage):
             return torch.cat([to_uint8(g(part, psi)) for part in z.split(64)])
 
 
-StylePrior = TrainStyleGAN2 | FileStyleGAN2
+StylePrior = ContinuedStyleGAN2 | TrainStyleGAN2 | FileStyleGAN2

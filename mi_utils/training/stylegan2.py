@@ -11,12 +11,13 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mi_utils.data import AnySource
 from mi_utils.data.augment import blurred
 from mi_utils.data.images import to_uint8
+from mi_utils.errors import UserError
 from mi_utils.models.stylegan2 import Discriminator, Generator, init_stylegan2, widths
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output
@@ -110,8 +111,7 @@ class TrainStyleGAN2(Shippable):
         images = self.public.load().images.to(job.device)
         require_images(images, self.batch)
         channels, size = images.shape[1:3]
-        g = self._fresh(self._generator(channels, size), job.device)
-        d = self._fresh(self._discriminator(channels, size), job.device)
+        g, d = self._begun(channels, size, job.device)
         average = copy.deepcopy(g).requires_grad_(False)
         g_adam, d_adam = lazy_adam(g, self.lr, self.betas, 0), lazy_adam(d, self.lr, self.betas, self.r1_every)
         rng = seeded("stylegan2", self.seed, device=job.device)
@@ -195,6 +195,14 @@ class TrainStyleGAN2(Shippable):
 
     # --- nets ----------------------------------------------------------------------------------------------
 
+    def _begun(self, channels: int, size: int, device: torch.device) -> tuple[Generator, Discriminator]:
+        """Both nets as the training finds them."""
+        return tuple(self._fresh(make(channels, size), device) for make in (self._generator, self._discriminator))
+
+    def sources(self) -> tuple[AnySource, ...]:
+        """All images that the nets have learnt from."""
+        return (self.public,)
+
     def _generator(self, channels: int, size: int) -> Generator:
         return Generator(widths(size, self.base, self.most), self.z_dim, self.w_dim, channels, self.layers)
 
@@ -232,6 +240,33 @@ class TrainStyleGAN2(Shippable):
         stored = self.result(device).tensors
         net.load_state_dict({k.removeprefix(prefix): v.float() for k, v in stored.items() if k.startswith(prefix)})
         return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+class ContinuedStyleGAN2(TrainStyleGAN2):
+    """More training of a trained pair, on the same images or on others; the average begins with the pair's."""
+
+    start: TrainStyleGAN2
+
+    @model_validator(mode="after")
+    def _of_one_shape(self) -> "ContinuedStyleGAN2":
+        for name in ("base", "most", "z_dim", "w_dim", "layers"):
+            found, known = getattr(self, name), getattr(self.start, name)
+            if found != known:
+                raise UserError(f"{name}: expected {known} as in `start`, found {found}; its weights are taken over")
+        return self
+
+    def _begun(self, channels: int, size: int, device: torch.device) -> tuple[Generator, Discriminator]:
+        facts = self.start.facts()
+        if (facts["channels"], facts["size"]) != (channels, size):
+            raise UserError(
+                f"public: expected images of {facts['channels']} colours and {facts['size']} px as in `start`, found "
+                f"{channels} and {size} px"
+            )
+        return tuple(make(device).requires_grad_(True) for make in (self.start.generator, self.start.discriminator))
+
+    def sources(self) -> tuple[AnySource, ...]:
+        """Its own images and those of the start."""
+        return (self.public, *self.start.sources())
 
 
 def _descend(adam: torch.optim.Adam, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -21,9 +21,9 @@ def plan(profile: str, **overrides: Any) -> Plan:
     chosen = settings(profile, **overrides)
     benches = [grid.Bench(problem, chosen) for problem in chosen.problems]
     for bench in benches:
-        for prior in filter(None, (bench.problem.prior, bench.problem.shifted)):
-            if prior.public is not None:
-                check_disjoint(bench.problem.train, prior.public, "prior")
+        for prior in filter(None, (bench.problem.prior, bench.problem.matched, bench.problem.shifted)):
+            for public in prior.sources():
+                check_disjoint(bench.problem.train, public, "prior")
     first = benches[0]
     main = {bench.name: list(grid.main_runs(bench)) for bench in benches}
     others = [grid.Bench(first.problem, chosen, net) for net in first.problem.targets]
@@ -47,7 +47,7 @@ def shipped() -> list[Shippable]:
     stages: list[Shippable] = []
     for bench in made.notes["benches"]:
         p = bench.problem
-        stages += [prior for prior in (p.prior, p.shifted, p.further) if prior]
+        stages += [prior for prior in (p.matched, p.prior, p.shifted, p.further) if prior]
         stages += [bench.reader, *bench.panel.everyone().values()]
         stages += [bench.target(seed) for seed in range(made.settings.seeds)]
     stages += [bench.target(seed) for bench in made.notes["others"] for seed in range(made.settings.seeds_targets)]

@@ -13,7 +13,7 @@ from mi_utils.report.claims import LEAST_SEEDS, Claim, Effect, Judgement, regrad
 from mi_utils.report.scores import matrix
 from mi_utils.runtime import generator as seeded
 from mi_utils.studies.dmmia import toy
-from mi_utils.studies.dmmia.grid import ABLATION, ALL, FULL, MAIN, NO_SEARCH, NO_SELECTION, PPA, SHIFT
+from mi_utils.studies.dmmia.grid import ABLATION, ALL, FULL, MAIN, MATCHED, NO_SEARCH, NO_SELECTION, PPA, SHIFT
 from mi_utils.studies.dmmia.results import sizes
 from mi_utils.studies.plan import Plan
 
@@ -281,9 +281,8 @@ class Ledger:
         """What the shifted prior costs PPA, minus what it costs GMI, in ensemble accuracy of the selected images."""
         if not self.has(ACCURACY, SHIFT) or "GMI" not in set(self.scores["attack"]):
             return rules.unjudged(claim, "no shifted prior, or no GMI, in this profile")
-        drops = {
-            a: self.values(a, ACCURACY, MAIN) - self.values(a, ACCURACY, SHIFT) for a in (PPA, "GMI")
-        }  # fmt: skip
+        usual = {PPA: MATCHED, "GMI": MAIN}
+        drops = {a: self.values(a, ACCURACY, s) - self.values(a, ACCURACY, SHIFT) for a, s in usual.items()}
         found = {"drop of PPA − drop of GMI": signed(self.difference(drops[PPA], drops["GMI"], claim.id), -1)}
         judged = rules.effects(claim, found, stand_in=self.stand_in)
         said = ", ".join(f"{a} falls by {float(d.mean()):.3f}" for a, d in drops.items())

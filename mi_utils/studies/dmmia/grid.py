@@ -25,7 +25,8 @@ from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.priors import TrainGMI, TrainKEDMI
 
-MAIN, ALL, SHIFT = "T1", "all candidates", "P1 shifted prior"
+MAIN, ALL = "T1", "all candidates"
+MATCHED, SHIFT = "P1 matched prior", "P1 shifted prior"
 NO_SEARCH, NO_SELECTION, FRESH = "P2 without the pool's scores", "P2 without the last selection", "new latents"
 PPA, FULL = "PPA", "DMMIA"
 # The paper's ablation, {IMR, IDR}: what the mapping network's tuning alone does, and each kind of prototype.
@@ -195,9 +196,11 @@ def target_runs(bench: Bench) -> Iterator[Run]:
 
 
 def shift_runs(bench: Bench) -> Iterator[Run]:
-    """P1: PPA and GMI with a prior of other images."""
-    for seed in range(bench.settings.seeds_shift if bench.problem.shifted else 0):
-        yield bench.run(PPA, SHIFT, seed, bench.ppa(seed, prior=bench.problem.shifted), False)
+    """P1: PPA and GMI with a prior of other images, and PPA with one of the usual images trained as long."""
+    p = bench.problem
+    for seed in range(bench.settings.seeds_shift if p.shifted else 0):
+        yield bench.run(PPA, MATCHED, seed, bench.ppa(seed, prior=p.matched or p.prior), False)
+        yield bench.run(PPA, SHIFT, seed, bench.ppa(seed, prior=p.shifted), False)
         for attack, make in bench.older(shifted=True).items():
             yield bench.run(attack, SHIFT, seed, make(seed), False)
 
@@ -255,7 +258,12 @@ def timelines(bench: Bench, runs: list[Run]) -> dict[tuple[str, str, int], Timel
 def qualities(bench: Bench) -> dict[str, PriorQuality]:
     """How well the priors draw; of generators whose public images are at hand, with a regressor to measure in."""
     p = bench.problem
-    priors = {"prior": p.prior, "prior of shifted images": p.shifted, "prior of another size": p.further}
+    priors = {
+        "prior": p.prior,
+        "prior, half the training": p.matched,
+        "prior of shifted images, half the training": p.shifted,
+        "prior of another size": p.further,
+    }
     if bench.reader is None:
         return {}
     psi = tuple(dict.fromkeys((1.0, bench.settings.psi)))

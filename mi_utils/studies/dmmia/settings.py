@@ -9,7 +9,7 @@ from mi_utils.data import AnySource, Faces, Folder, Listed, Parquet
 from mi_utils.stage import Config
 from mi_utils.studies.nets import FACES, FLIP, STROKES, STRONG, Net, net
 from mi_utils.training.style_priors import FileStyleGAN2, StylePrior
-from mi_utils.training.stylegan2 import TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -25,6 +25,7 @@ class Problem(Config):
     classes: tuple[int, ...]  # attacked
     public_name: str
     prior: StylePrior
+    matched: StylePrior | None = None  # trained as long as `shifted`, on the images of `prior`
     shifted: StylePrior | None = None  # of public images of another distribution
     further: StylePrior | None = None  # of another size: shown, not attacked with
     judged_train: AnySource  # what the evaluators learn
@@ -112,6 +113,12 @@ def _prior(images: Faces, steps: int) -> TrainStyleGAN2:
     return TrainStyleGAN2(public=images, base=512 // images.size, gamma=0.1, steps=steps, **sharpness)
 
 
+def _continued(start: TrainStyleGAN2, steps: int) -> ContinuedStyleGAN2:
+    """More steps at half the rate and a little sharper."""
+    fields = {name: getattr(start, name) for name in TrainStyleGAN2.model_fields}
+    return ContinuedStyleGAN2(**fields | {"start": start, "steps": steps, "lr": 1e-3, "blur": 0.0, "least_blur": 0.3})
+
+
 def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: int = 10) -> Problem:
     """Procedural identities whose glasses, hat and beard change from view to view.
 
@@ -126,7 +133,8 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
         test=test,
         classes=tuple(range(attacked)),
         public_name="other procedural identities",
-        prior=_prior(public(), 6000),
+        prior=_continued(_prior(public(), 6000), 6000),
+        matched=_prior(public(), 6000),
         shifted=_prior(public(factors="shifted"), 6000),
         further=_prior(public(64), 3000),
         # Evaluators learn from more images of the private people than the target: a judge should know them better.
@@ -192,11 +200,9 @@ def _laptop() -> Settings:
 def _smoke() -> Settings:
     base = _laptop()
     small = faces(identities=4, scale=0.02, attacked=2)
-    tiny = {
-        n: p.model_copy(update={"steps": 3, "batch": 4})
-        for n in ("prior", "shifted", "further")
-        if (p := getattr(small, n))
-    }
+    short = {"steps": 3, "batch": 4}
+    tiny = {n: getattr(small, n).model_copy(update=short) for n in ("matched", "shifted", "further")}
+    tiny["prior"] = small.prior.model_copy(update=short | {"start": tiny["matched"]})
     problem = small.model_copy(update=tiny | {"pool": 40, "candidates": 6, "samples": 4, "epochs": 3, "draws": 2})
     return base.model_copy(
         update={
@@ -246,6 +252,7 @@ def _wide_faces() -> Problem:
         test=test,
         classes=tuple(range(50)),
         further=None,
+        matched=None,
         judged_train=Faces(**people, per_identity=400),
         judged_test=test,
         reject=Faces(identities=1000, first=5000, per_identity=4, modes=MODES, size=64),
@@ -282,6 +289,7 @@ def _cifar() -> Problem:
         ),
         shifted=None,
         further=None,
+        matched=None,
         judged_train=images("train", private),
         judged_test=images("test", private),
         reject=images("train", rest),
@@ -328,6 +336,7 @@ def _user(name: str, source: str, prior: str, shifted: str | None, people: int, 
         prior=_generator(prior),
         shifted=_generator(shifted) if shifted else None,
         further=None,
+        matched=None,
         judged_train=train,
         judged_test=test,
         reject=Listed(path=Path("ffhq/thumbnails128x128"), split=Path("ffhq/public.txt"), size=224, channels=3),

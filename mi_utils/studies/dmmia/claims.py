@@ -136,9 +136,9 @@ class Ledger:
         return self.difference(on, off, claim.id, str(which), metric)
 
     def swept(self, claim: Claim, row: str, metric: str) -> Interval:
-        """DMMIA as in T1 minus DMMIA with one option changed, on the sweeps' classes."""
-        pair = (self.values(FULL, metric, f"T4 {r}") for r in ("as in T1", row))
-        return self.difference(*pair, claim.id, row, metric)
+        """DMMIA as in T1 minus DMMIA with one option changed, on the sweeps' classes and the seeds that both have."""
+        usual, changed = (self.values(FULL, metric, f"T4 {r}") for r in ("as in T1", row))
+        return self.difference(usual[: len(changed)], changed, claim.id, row, metric)
 
     def spread_metrics(self, name: str | None = None) -> list[str]:
         """Measures of diversity that this problem has."""

@@ -35,9 +35,9 @@ def plan(profile: str, **overrides: Any) -> Plan:
     timelines |= {name: line for bench in others for name, line in grid.timelines(bench, further[bench.name]).items()}
     timelines |= grid.timelines(first, sweeps)
     references = tuple(run for bench in benches for run in grid.references(bench))
-    qualities = grid.qualities(first)
-    notes = {"benches": benches, "others": others, "timelines": timelines, "qualities": qualities}
-    extra = (*timelines.values(), *qualities.values())
+    qualities, leaks = grid.qualities(first), grid.leaks(first)
+    notes = {"benches": benches, "others": others, "timelines": timelines, "qualities": qualities, "leaks": leaks}
+    extra = (*timelines.values(), *qualities.values(), *leaks.values())
     return Plan("dmmia", profile, chosen, tuple(runs), references, extra, notes)
 
 

@@ -17,7 +17,7 @@ from mi_utils.studies.dmmia.quality import PriorQuality
 from mi_utils.studies.dmmia.settings import MODES, Problem, Settings
 from mi_utils.studies.dmmia.timeline import Timeline
 from mi_utils.studies.evaluation import Evaluation, Panel
-from mi_utils.studies.factors import FactorRegressor
+from mi_utils.studies.factors import FactorLeak, FactorRegressor
 from mi_utils.studies.nets import panel, trained
 from mi_utils.studies.plan import Run
 from mi_utils.studies.references import HeldOut, PublicImages
@@ -275,4 +275,18 @@ def qualities(bench: Bench) -> dict[str, PriorQuality]:
         )
         for name, prior in priors.items()
         if prior is not None and prior.public is not None
+    }
+
+
+def leaks(bench: Bench) -> dict[tuple[str, str, int], FactorLeak]:
+    """Which attributes the selected and the other candidates of PPA and DMMIA show."""
+    if bench.reader is None:
+        return {}
+    makers, setting = {PPA: bench.ppa, ABLATION[0, 0]: bench.arms()[ABLATION[0, 0]], FULL: bench.dmmia}, bench.name
+    return {
+        (attack, f"{setting} | {ALL}", seed): FactorLeak(
+            attack=make(seed), regressor=bench.reader, private=bench.problem.test
+        )
+        for attack, make in makers.items()
+        for seed in range(bench.settings.seeds)
     }

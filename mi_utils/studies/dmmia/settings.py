@@ -75,7 +75,7 @@ class Baselines(Config):
 
 
 class Settings(Config):
-    """Sizes of every part; `-y` overrides any field.  Rates and truncation were chosen on other identities (200-219)."""
+    """Sizes of every part; `-y` overrides any field.  Rates and truncation were chosen on identities 200 to 219."""
 
     problems: tuple[Problem, ...]
     standing: str  # what the data are, for captions and verdicts

@@ -11,7 +11,7 @@ from mi_utils.report import scores as tidy
 from mi_utils.report.scores import NOT_AVAILABLE, NOT_COMPUTED, paired, percent
 from mi_utils.report.tables import Caption
 from mi_utils.runtime import generator as seeded
-from mi_utils.studies import tables
+from mi_utils.studies import factor_tables, tables
 from mi_utils.studies.logit_augmentation.grid import BASES, MAIN, SHIFT, VARIANTS, Bench
 from mi_utils.studies.logit_augmentation.settings import Search
 from mi_utils.studies.plan import Plan
@@ -32,6 +32,7 @@ GAINS = (
 ENDS = ("feature gap", "feature cosine", "feature norm")
 SHORT = ("top1", "ensemble mean", "unanimous", "accepted", "target", "gap", "rho_pix", "coverage", *ENDS)
 FORMATS = tables.FORMATS | {"relative gap": percent}
+t9_factors = factor_tables.table
 FACTORS = (0.5, 1.0, 2.0)  # of the learning rate, in every seed
 LAMBDAS = (0.0, 0.1, 1.0, 10.0)
 
@@ -263,35 +264,6 @@ def t6_priors(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     }
     found = tables.table(picked(scores, rows), ("FD", "KD", "precision", "recall", "coverage", "rho_pix"))
     return found.rename(index=str.strip, level="data").rename_axis(index=["data", "images"])
-
-
-def factor_scores(plan: Plan) -> pd.DataFrame:
-    """One row per attack, seed, factor and whose images: accuracy, or one minus the share of the guess's error."""
-    cells = [
-        (*name, factor, who, score, n)
-        for name, stage in plan.notes["leaks"].items()
-        for factor, who, score, n in stage.result().meta["rows"]
-    ]
-    return pd.DataFrame(cells, columns=["attack", "setting", "seed", "factor", "whose", "score", "n"])
-
-
-def factor_means(plan: Plan) -> pd.DataFrame:
-    """Means by row, factor and seed: a row per attack, then the baselines, which hardly differ by attack."""
-    found = factor_scores(plan)
-    own = found["whose"] == "reconstruction"
-    row = found["attack"].where(own, found["whose"])
-    found = found.assign(row=row, own=own).sort_values("own", ascending=False, kind="stable")
-    return found.groupby(["row", "factor", "seed"], sort=False)["score"].mean().reset_index()
-
-
-def t9_factors(plan: Plan) -> pd.DataFrame:
-    """F9 as a table: a row per factor, a column per attack and baseline, `mean ± std (n)` over seeds."""
-    seeds = factor_means(plan).groupby(["factor", "row"], sort=False)["score"].agg(["mean", "std", "count"])
-    cells = [
-        f"{m:.2f}" + (f" ± {s:.2f}" if n > 1 else "") + f" (n={n})"
-        for m, s, n in seeds.itertuples(index=False, name=None)
-    ]
-    return seeds.assign(cell=cells)["cell"].unstack()[list(dict.fromkeys(factor_means(plan)["row"]))]
 
 
 # --- is the gain explained by the weights' norm, or by the step? ------------------------------------------

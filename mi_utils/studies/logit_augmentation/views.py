@@ -11,11 +11,11 @@ from mi_utils.report import scores as tidy
 from mi_utils.report.figures import Picture
 from mi_utils.report.scores import paired
 from mi_utils.runtime import generator as seeded
-from mi_utils.studies import tables
+from mi_utils.studies import factor_tables, tables
 from mi_utils.studies.evaluation import drawn_per_class, features, first_per_class
 from mi_utils.studies.logit_augmentation import pictures
 from mi_utils.studies.logit_augmentation.grid import BASES, MAIN, VARIANTS, Bench
-from mi_utils.studies.logit_augmentation.results import FACTORS, LAMBDAS, factor_means, gains, rate_rows
+from mi_utils.studies.logit_augmentation.results import FACTORS, LAMBDAS, gains, rate_rows
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import by_rank
 
@@ -132,15 +132,7 @@ def f7_sweeps(plan: Plan, scores: pd.DataFrame) -> Picture:
     return pictures.sweep(panels, "ensemble accuracy (%)")
 
 
-f5_disagreement, f8_nearest = tables.disagreement, tables.nearest
-
-
-def f9_factors(plan: Plan) -> Picture:
-    """F9: how well the true factors of an identity are read from reconstructions, beside the baselines."""
-    found = factor_means(plan)
-    wide = found.pivot_table(index="factor", columns="row", values="score", sort=False).clip(lower=-1)
-    label = "accuracy, or 1 − error / error of a guess (at least −1)"
-    return figures.heat_map(wide[list(dict.fromkeys(found["row"]))], label=label, low=0, high=1)
+f5_disagreement, f8_nearest, f9_factors = tables.disagreement, tables.nearest, factor_tables.figure
 
 
 def f10_identities(plan: Plan, count: int = 10) -> Picture:

@@ -79,9 +79,11 @@ class Judge:
 
     def real(self) -> dict[str, Tensor]:
         """What the private images themselves show."""
-        found = self._looks(self.private.images, self.private.labels)
-        found |= self._spread(self.private.images, self.private.labels)
-        first = next(iter(self.nets))
+        stage, first = self.stage, next(iter(self.nets))
+        where = (stage.private, tuple(self.classes), str(self.device))
+        found = dict(private_spread(*where))
+        if stage.reader is not None:
+            found |= private_looks(stage.reader, *where)
         found["DIV-F"] = by_class(F.normalize(self._features(first)), self.private.labels, self.classes) / 2
         return {f"private {name}": value for name, value in found.items()}
 
@@ -99,6 +101,20 @@ class Judge:
 
     def _mean(self, values: Float[Tensor, " n"], labels: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
         return torch.stack([values[labels == c].mean() for c in self.classes])
+
+
+@lru_cache(maxsize=2)
+def private_spread(source: AnySource, classes: tuple[int, ...], device: str) -> Rows:
+    """DIV-P of all private images, computed once per process: it is the same for every search."""
+    data = source.load().only_classes(list(classes)).to(device)
+    return {"DIV-P": by_class(embedded(data.images, device), data.labels, list(classes))}
+
+
+@lru_cache(maxsize=2)
+def private_looks(reader: FactorRegressor, source: Faces, classes: tuple[int, ...], device: str) -> Rows:
+    """Looks of all private images, computed once per process."""
+    data = source.load().only_classes(list(classes)).to(device)
+    return looks(reader, source, data.images, data.labels, list(classes))
 
 
 def by_class(rows: Float[Tensor, "n d"], labels: Int[Tensor, " n"], classes: list[int]) -> Float[Tensor, " k"]:

@@ -9,7 +9,7 @@ from mi_utils.data import AnySource, Faces, Folder, Listed, Parquet
 from mi_utils.stage import Config
 from mi_utils.studies.nets import FACES, FLIP, STROKES, STRONG, Net, net
 from mi_utils.training.style_priors import FileStyleGAN2, StylePrior
-from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, GrownStyleGAN2, TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -115,8 +115,18 @@ def _prior(images: Faces, steps: int) -> TrainStyleGAN2:
 
 def _continued(start: TrainStyleGAN2, steps: int) -> ContinuedStyleGAN2:
     """More steps at half the rate and a little sharper."""
-    fields = {name: getattr(start, name) for name in TrainStyleGAN2.model_fields}
-    return ContinuedStyleGAN2(**fields | {"start": start, "steps": steps, "lr": 1e-3, "blur": 0.0, "least_blur": 0.3})
+    more = {"start": start, "steps": steps, "lr": 1e-3, "blur": 0.0, "least_blur": 0.3}
+    return ContinuedStyleGAN2(**_fields(start) | more)
+
+
+def _grown(start: TrainStyleGAN2, images: Faces, steps: int) -> GrownStyleGAN2:
+    """The same nets with blocks for twice the size."""
+    more = {"start": start, "public": images, "base": start.base // 2, "steps": steps, "blur": 1.0}
+    return GrownStyleGAN2(**_fields(start) | more)
+
+
+def _fields(prior: TrainStyleGAN2) -> dict[str, object]:
+    return {name: getattr(prior, name) for name in TrainStyleGAN2.model_fields}
 
 
 def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: int = 10) -> Problem:
@@ -136,7 +146,7 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
         prior=_continued(_prior(public(), 6000), 6000),
         matched=_prior(public(), 6000),
         shifted=_prior(public(factors="shifted"), 6000),
-        further=_prior(public(64), 3000),
+        further=_grown(_prior(public(), 6000), public(64), 2000),
         # Evaluators learn from more images of the private people than the target: a judge should know them better.
         judged_train=Faces(**people, per_identity=min(400, 8000 // identities)),
         judged_test=test,
@@ -201,8 +211,9 @@ def _smoke() -> Settings:
     base = _laptop()
     small = faces(identities=4, scale=0.02, attacked=2)
     short = {"steps": 3, "batch": 4}
-    tiny = {n: getattr(small, n).model_copy(update=short) for n in ("matched", "shifted", "further")}
-    tiny["prior"] = small.prior.model_copy(update=short | {"start": tiny["matched"]})
+    tiny = {n: getattr(small, n).model_copy(update=short) for n in ("matched", "shifted")}
+    begun = {"start": tiny["matched"]}
+    tiny |= {n: getattr(small, n).model_copy(update=short | begun) for n in ("prior", "further")}
     problem = small.model_copy(update=tiny | {"pool": 40, "candidates": 6, "samples": 4, "epochs": 3, "draws": 2})
     return base.model_copy(
         update={

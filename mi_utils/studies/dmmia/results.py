@@ -65,7 +65,7 @@ def require_judges(plan: Plan) -> None:
         for name, judge in bench.panel.plain.items():
             if judge.facts()["test_accuracy"] < least:
                 raise UserError(
-                    f"{bench.name}: expected evaluators as accurate as the target ({share:.3f}, {least:.3f} by chance), "
+                    f"{bench.name}: expected judges as accurate as the target ({share:.3f}, {least:.3f} by chance), "
                     f"found {name} with {judge.facts()['test_accuracy']:.3f}; train it longer or on more images"
                 )
 

@@ -23,6 +23,7 @@ from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import disagreement
 
 LINES = (PPA, *ABLATION.values())
+PROTOTYPES = {"positive prototypes": ("*", PALETTE[2]), "negative prototypes": ("x", "#aaaaaa")}  # marker, colour
 f8_disagreement = disagreement
 
 
@@ -102,9 +103,8 @@ def f3_features(plan: Plan, problem: str, label: int, seed: int = 0) -> Picture:
     name = f"class {label}: "
     with panels([name + "evaluator's features", name + "target's unit features"], 3.6, 3.3, -1) as (picture, axes):
         for axis, clouds in zip(axes, (judged, units), strict=True):
-            for i, (kind, points) in enumerate(_projected(clouds).items()):
-                marker = {"positive prototypes": "*", "negative prototypes": "x"}.get(kind, "o")
-                tint = colour(kind) if kind in (PPA, FULL, "private") else PALETTE[i]
+            for kind, points in _projected(clouds).items():
+                marker, tint = PROTOTYPES.get(kind, ("o", colour(kind)))
                 axis.scatter(*points.T, s=14, marker=marker, color=tint, alpha=0.6, label=kind)
     return picture
 
@@ -156,6 +156,7 @@ def f6_prototypes(plan: Plan, problem: str, label: int, seed: int = 0) -> Pictur
                 e = unit(target.features(to_float(images)))
             q = memory.positives(e[None], stored["frames_prototypes"][i, place][None], stage.rho, stage.tau)[0]
             drawn = axis.imshow(q, aspect="auto", cmap="viridis", vmin=0)
+            axis.grid(False)
             effective = float(memory.effective_positives(q[None]))
             axis.set(xlabel=f"positive prototype ({effective:.1f} of {stage.rho} in use)", ylabel="candidate")
             picture.colorbar(drawn, ax=axis, shrink=0.8)

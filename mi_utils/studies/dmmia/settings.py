@@ -177,7 +177,7 @@ def _laptop() -> Settings:
         problems=(faces(),),
         standing="stand-in data",
         psi=0.7,
-        memory=Memory(batch=16, n_w=64, rho=32, lr=0.07),
+        memory=Memory(batch=16, n_w=64, rho=32, lr=0.3),
         baselines=Baselines(
             width=24,
             gmi_steps=4000,

@@ -77,7 +77,8 @@ def test_wrong_settings_are_one_clear_line(profile, overrides, words) -> None:
     assert all(word in str(caught.value) for word in words)
 
 
-def test_reconstructions_that_are_not_there_say_what_to_run() -> None:
+def test_reconstructions_that_are_not_there_say_what_to_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MI_STORE", str(tmp_path))  # other tests may have stored this very run
     with pytest.raises(UserError, match="make reproduce PAPER=patch_mi PROFILE=smoke"):
         mi_utils.load_reconstructions("patch_mi", "BMI", profile="smoke")
     with pytest.raises(UserError, match="did you mean 'Patch-MI'"):

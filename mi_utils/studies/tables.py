@@ -128,12 +128,11 @@ def classifier_row(data: str, name: str, stage: TrainClassifier) -> dict[str, ob
 
 def evaluator_words(panel: Panel) -> str:
     """Who judges, and what each share of a table asks."""
-    few = ("one", "two", "three", "four", "five")[len(panel.plain) - 1]
-    all_ = ("two", "three", "four", "five", "six")[len(panel.plain) - 1]
+    few, all_ = (("one", "two", "three", "four", "five", "six")[len(panel.plain) + i] for i in (-1, 0))
     return (
         f"top1/top5/confidence: {next(iter(panel.plain))} alone (the paper's protocol); ensemble: "
-        f"{', '.join(panel.plain)}; vote: the class that most of all {all_} name; majority: most of the {few}; accepted: "
-        f"{panel.reject.architecture} with a reject class; unanimous: all of them"
+        f"{', '.join(panel.plain)}; vote: the class that most of all {all_} name; majority: most of the {few}; "
+        f"accepted: {panel.reject.architecture} with a reject class; unanimous: all of them"
     )
 
 

@@ -1,23 +1,21 @@
 """The claims ledger of DMMIA and of Plug & Play (specification, section 8): each claim with what judges it."""
 
-from functools import cache
-
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from mi_utils.metrics.intervals import Interval, difference_interval, mean_interval, ratio_interval
+from mi_utils.metrics.intervals import Interval, ratio_interval
 from mi_utils.report import claims as rules
 from mi_utils.report.claims import LEAST_SEEDS, Claim, Effect, Judgement, regraded, signed
-from mi_utils.report.scores import matrix
 from mi_utils.runtime import generator as seeded
+from mi_utils.studies import ledger
 from mi_utils.studies.dmmia import toy
 from mi_utils.studies.dmmia.grid import ABLATION, ALL, FULL, MAIN, MATCHED, NO_SEARCH, NO_SELECTION, PPA, SHIFT
 from mi_utils.studies.dmmia.results import sizes
+from mi_utils.studies.ledger import ACCURACY
 from mi_utils.studies.plan import Plan
 
-ACCURACY, SPACES = "ensemble mean", ("FD", "FD second space")
+SPACES = ("FD", "FD second space")
 TOY_SEEDS = 5
 TWICE, RELEASED = "PPA, gradients twice", "DMMIA, as released"
 
@@ -86,41 +84,22 @@ CLAIMS = {
 }
 
 
-class Ledger:
-    """Judges every claim on a plan's complete scores, on the first problem where nothing else is said."""
+class Ledger(ledger.Ledger):
+    """DMMIA's claims, by default on all candidates."""
+
+    claims, row = CLAIMS, ALL
 
     def __init__(self, plan: Plan, scores: pd.DataFrame):
-        self.plan, self.scores = plan, scores
-        self.names = [bench.name for bench in plan.notes["benches"]]
-        self.first = self.names[0]
         scale = sizes(plan)
-        self.stand_in = None if plan.profile == "paper" else (
-            f"{plan.settings.standing}; candidates {scale['candidates']}, epochs {scale['epochs']}, PPA's in brackets"
-        )  # fmt: skip
-        self.values = cache(self._values)
-
-    def judge(self) -> list[Judgement]:
-        """One judgement per claim, in order; at `smoke` none is judged."""
-        if self.plan.profile == "smoke":
-            return [rules.unjudged(c, "the smoke profile only checks that everything runs") for c in CLAIMS.values()]
-        return [getattr(self, name.lower())(claim) for name, claim in CLAIMS.items()]
+        size = f"candidates {scale['candidates']}, epochs {scale['epochs']}, PPA's in brackets"
+        super().__init__(plan, scores, f"{plan.settings.standing}; {size}")
 
     # --- statistics ----------------------------------------------------------------------------------------
-
-    def _values(
-        self, attack: str, metric: str = ACCURACY, setting: str = ALL, name: str | None = None
-    ) -> Float[Tensor, "s c"]:
-        """Scores (seeds, classes) of one row, by default of all candidates of the first problem."""
-        return matrix(self.scores, attack, f"{name or self.first} | {setting}", metric)[0]
 
     def has(self, metric: str, setting: str = ALL, name: str | None = None) -> bool:
         """Whether a metric was measured there."""
         where = self.scores["setting"] == f"{name or self.first} | {setting}"
         return bool((where & (self.scores["metric"] == metric)).any())
-
-    def difference(self, a: Tensor, b: Tensor, *words: str) -> Interval:
-        """Interval of a paired difference."""
-        return difference_interval(a, b, seeded("bootstrap", *words))
 
     def between(self, claim: Claim, one: str, other: str, metric: str = ACCURACY, **where: str) -> Interval:
         """One attack minus another."""
@@ -179,7 +158,7 @@ class Ledger:
         found = {}
         for metric in ("recall forgotten", "looks forgotten"):
             if self.has(metric):
-                lost = mean_interval(self.values(PPA, metric), seeded("bootstrap", claim.id, metric))
+                lost = self.mean(self.values(PPA, metric), claim.id, metric)
                 found[f"{metric}, PPA"] = signed(lost)
                 found[f"{metric}, DMMIA − PPA"] = signed(self.between(claim, FULL, PPA, metric), -1)
         return rules.effects(claim, found, stand_in=self.stand_in)

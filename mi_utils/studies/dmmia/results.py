@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mi_utils.attacks.style_search import StyleSearch
 from mi_utils.errors import UserError
 from mi_utils.metrics.intervals import Interval, difference_interval
 from mi_utils.report import scores as tidy
@@ -318,12 +317,6 @@ DEVIATIONS = (
     ("Poincaré loss", "inf at one-hot logits", "1 − ‖u‖² at least 1e-6", "no NaN"),
     ("centre crop", "800 of 1024 px", "none at 32 px", "target and generator have the same frame"),
 )  # fmt: skip
-
-
-def searches(plan: Plan, name: str, attacks: Iterable[str]) -> dict[str, list[StyleSearch]]:
-    """Attack -> its stages by seed, of T1."""
-    setting = f"{name} | {MAIN}"
-    return {a: [r.stage for r in plan.runs if (r.attack, r.setting) == (a, setting)] for a in attacks}
 
 
 def shift_table(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,24 +1,21 @@
 """The claims ledger of Re-thinking MI (specification, section 8): each claim with the statistic that judges it."""
 
-from functools import cache
-
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_utils.metrics.intervals import Interval, difference_interval, mean_interval
+from mi_utils.metrics.intervals import Interval
 from mi_utils.report import claims as rules
 from mi_utils.report.claims import LEAST_SEEDS, Claim, Effect, Judgement, regraded, signed
-from mi_utils.report.scores import matrix
-from mi_utils.runtime import generator as seeded
+from mi_utils.studies import ledger
+from mi_utils.studies.ledger import ACCURACY
 from mi_utils.studies.logit_augmentation.grid import BASES, MAIN, SHIFT, VARIANTS
 from mi_utils.studies.logit_augmentation.results import RELEASED, rate_rows, shifted_bases
 from mi_utils.studies.logit_augmentation.views import curves
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import by_rank
 
-ACCURACY = "ensemble mean"
 CELEBA = "CelebA"
 
 CLAIMS = {
@@ -102,53 +99,28 @@ NEEDS = {  # rows that a profile may leave out
 }
 
 
-class Ledger:
-    """Judges every claim on a plan's complete scores.
+class Ledger(ledger.Ledger):
+    """The claims of Re-thinking MI; classes of seeds that attack different ones are paired by their place."""
 
-    A claim about "the" attack is judged on the first problem; classes of seeds that attack different ones are
-    paired by their place.
-    """
+    claims, row = CLAIMS, MAIN
 
     def __init__(self, plan: Plan, scores: pd.DataFrame):
-        self.plan, self.scores = plan, by_rank(scores)
-        self.names = [bench.name for bench in plan.notes["benches"]]
-        self.first = self.names[0]
         s = plan.settings
         scale = ", ".join(f"{b} {getattr(s, b.lower()).iterations} iterations ({n})" for b, n in RELEASED.items())
-        self.stand_in = None if plan.profile == "paper" else f"{s.standing}; {scale}, released in brackets"
-        self.values = cache(self._values)
+        super().__init__(plan, by_rank(scores), f"{s.standing}; {scale}, released in brackets")
 
-    def judge(self) -> list[Judgement]:
-        """One judgement per claim, in order; at `smoke` none is judged."""
-        if self.plan.profile == "smoke":
-            return [rules.unjudged(c, "the smoke profile only checks that everything runs") for c in CLAIMS.values()]
+    def judged(self, name: str, claim: Claim) -> Judgement:
+        """The judgement of one claim, where its row is part of the profile."""
         known = {run.setting.split(" | ")[-1] for run in self.plan.runs}
-        return [
-            getattr(self, name.lower())(claim)
-            if NEEDS.get(name, MAIN) in known
-            else rules.unjudged(claim, f"no row {NEEDS[name]!r} in this profile")
-            for name, claim in CLAIMS.items()
-        ]
+        if NEEDS.get(name, MAIN) not in known:
+            return rules.unjudged(claim, f"no row {NEEDS[name]!r} in this profile")
+        return super().judged(name, claim)
 
     # --- statistics ----------------------------------------------------------------------------------------
-
-    def _values(
-        self, attack: str, metric: str = ACCURACY, setting: str = MAIN, name: str | None = None
-    ) -> Float[Tensor, "s c"]:
-        """Scores (seeds, classes) of one row, by default of the first problem."""
-        return matrix(self.scores, attack, f"{name or self.first} | {setting}", metric)[0]
 
     def pooled(self, variant: str, metric: str) -> Float[Tensor, "s bc"]:
         """Scores of one loss under all base attacks side by side: (seeds, bases x classes)."""
         return torch.cat([self.values(f"{base} {variant}", metric) for base in BASES], 1)
-
-    def mean(self, values: Tensor, *words: str) -> Interval:
-        """Interval of a mean (of paired differences, for an effect)."""
-        return mean_interval(values, seeded("bootstrap", *words))
-
-    def difference(self, a: Tensor, b: Tensor, *words: str) -> Interval:
-        """Interval of a paired difference."""
-        return difference_interval(a, b, seeded("bootstrap", *words))
 
     def gain(self, claim: Claim, base: str, variant: str, **where: str) -> Interval:
         """Ensemble accuracy of a loss minus cross-entropy's, one base attack."""

@@ -1,6 +1,5 @@
 """GMI, KEDMI and VMI with a normal posterior against plain loops over one class; what holds for all three stages."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from test_attacks_stages import closure, sources
 from torch.distributions import MultivariateNormal, kl_divergence
-from toys import POOL, TARGET, interrupted, same, tensors
+from toys import POOL, TARGET, resumed, same, tensors
 
 from mi_utils.attacks import objective as objective_module
 from mi_utils.attacks import per_sample
@@ -97,20 +96,8 @@ def test_an_interrupted_attack_resumes_to_the_same_bits(
     attack: LatentSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = attack.result("cpu").tensors
-    monkeypatch.setattr(type(attack), "checkpoint_seconds", 0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Job, "steps", interrupted(3, Job.steps))
-        tensors(attack, tmp_path)
-    steps: list[int] = []
-    original = Job.steps
-
-    def watched(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
-        for step in original(self, total, state):
-            steps.append(step)
-            yield step
-
-    monkeypatch.setattr(Job, "steps", watched)
-    assert same(tensors(attack, tmp_path), expected) and steps == [3, 4, 5]
+    found, steps = resumed(attack, tmp_path, monkeypatch, 3)
+    assert same(found, expected) and steps == [3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import ALL_TERMS, ATTACKS, PATCH_MI, POOL, PRIOR, TARGET, interrupted, same, tensors
+from toys import ALL_TERMS, ATTACKS, PATCH_MI, POOL, PRIOR, TARGET, resumed, same, tensors
 
 from mi_utils.attacks.bmi import BMI
 from mi_utils.attacks.patch_mi import Critic
@@ -44,21 +44,8 @@ def test_an_interrupted_attack_resumes_to_the_same_bits(
     attack: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = attack.result("cpu").tensors
-    monkeypatch.setattr(type(attack), "checkpoint_seconds", 0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Job, "steps", interrupted(2, Job.steps))
-        tensors(attack, tmp_path)
-    assert list(tmp_path.glob("checkpoint*"))
-    steps: list[int] = []
-    original = Job.steps
-
-    def watched(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
-        for step in original(self, total, state):
-            steps.append(step)
-            yield step
-
-    monkeypatch.setattr(Job, "steps", watched)
-    assert same(tensors(attack, tmp_path), expected) and steps[0] == 2
+    found, steps = resumed(attack, tmp_path, monkeypatch, 2)
+    assert same(found, expected) and steps[0] == 2
 
 
 # ---------------------------------------------------------------- threat model

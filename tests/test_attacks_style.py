@@ -1,13 +1,12 @@
 """PPA and DMMIA: the steps against plain loops, what is equal and what is paired, what is refused."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_attacks_stages import closure, sources
-from toys import interrupted, same, tensors
+from toys import resumed, same, tensors
 
 from mi_utils.attacks import memory, style_search
 from mi_utils.attacks.dmmia import DMMIA, mapped, shuffled
@@ -162,20 +161,8 @@ def test_an_interrupted_attack_resumes_to_the_same_bits(
     attack: StyleSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = attack.result("cpu").tensors
-    monkeypatch.setattr(type(attack), "checkpoint_seconds", 0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Job, "steps", interrupted(3, Job.steps))
-        tensors(attack, tmp_path)
-    steps: list[int] = []
-    original = Job.steps
-
-    def watched(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
-        for step in original(self, total, state):
-            steps.append(step)
-            yield step
-
-    monkeypatch.setattr(Job, "steps", watched)
-    assert same(tensors(attack, tmp_path), expected) and steps[0] == 3
+    found, steps = resumed(attack, tmp_path, monkeypatch, 3)
+    assert same(found, expected) and steps[0] == 3
 
 
 @every_attack

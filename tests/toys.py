@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 from mi_utils.attacks.bmi import BMI
@@ -82,3 +83,22 @@ def interrupted(stop: int, steps: Callable) -> Callable:
             yield step
 
     return until
+
+
+def resumed(stage: Stage, folder: Path, patch: pytest.MonkeyPatch, stop: int) -> tuple[dict[str, torch.Tensor], list]:
+    """What a stage computes that was interrupted before step `stop`, and the steps that it took then."""
+    patch.setattr(type(stage), "checkpoint_seconds", 0.0)
+    with patch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Job, "steps", interrupted(stop, Job.steps))
+        tensors(stage, folder)
+    assert list(folder.glob("checkpoint*"))
+    steps: list[int] = []
+    original = Job.steps
+
+    def watched(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
+        for step in original(self, total, state):
+            steps.append(step)
+            yield step
+
+    patch.setattr(Job, "steps", watched)
+    return tensors(stage, folder), steps

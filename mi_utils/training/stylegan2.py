@@ -188,10 +188,14 @@ class TrainStyleGAN2(Shippable):
     @torch.no_grad()
     def _follow(self, average: Generator, g: Generator, seen: int) -> None:
         """Weights by their moving average; the average of w as it is."""
-        decay = average_decay(self.batch, seen, 1000 * 10 * self.batch / 32)
+        decay = average_decay(self.batch, seen, self._half_life())
         torch._foreach_lerp_(list(average.parameters()), list(g.parameters()), 1 - decay)
         for kept, now in zip(average.buffers(), g.buffers(), strict=True):
             kept.copy_(now)
+
+    def _half_life(self) -> float:
+        """Images after which a weight counts half in the average; the released default."""
+        return 1000 * 10 * self.batch / 32
 
     # --- nets ----------------------------------------------------------------------------------------------
 
@@ -278,6 +282,11 @@ class _Started(TrainStyleGAN2):
 
 class ContinuedStyleGAN2(_Started):
     """More training of a trained pair, on the same images or on others; the average begins with the pair's."""
+
+    half_life: Annotated[float, Field(gt=0)] | None = None  # images, of the average; None: as in the first training
+
+    def _half_life(self) -> float:
+        return self.half_life or super()._half_life()
 
     def _begun(self, channels: int, size: int, device: torch.device) -> tuple[Generator, Discriminator]:
         self._check(channels, size, 1)

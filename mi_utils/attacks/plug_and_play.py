@@ -59,7 +59,7 @@ class PlugAndPlay(StyleSearch):
             frames.keep(step + 1, lambda: w)
             curves["loss"].append(losses.mean())
             curves["drift"].append(drift(w.detach(), start, pool.sigma, self.psi))
-        return self.finished(job, nets, pool, frames, curves, self.epochs)
+        return self.finished(job, nets, frames, curves)
 
     def _loss(self, nets: Nets, labels: Tensor, step: int, w: Tensor, where: slice) -> Float[Tensor, " m"]:
         """The identity loss of each image under the step's crop."""

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from test_attacks_stages import closure, sources
 from toys import resumed, same, tensors
 
-from mi_utils.attacks import memory, style_search
+from mi_utils.attacks import memory, plug_and_play, style_search
 from mi_utils.attacks.dmmia import DMMIA, mapped, shuffled
 from mi_utils.attacks.objective import LOSSES
-from mi_utils.attacks.plug_and_play import PlugAndPlay, quantiles
+from mi_utils.attacks.plug_and_play import PlugAndPlay, on_the_sphere, quantiles
 from mi_utils.attacks.style_search import StyleSearch, best, cosine, drift, sample_major, shown
 from mi_utils.data import images as images_module
 from mi_utils.data.augment import Augment, Flip, ResizedCrop
@@ -173,6 +173,23 @@ def test_the_target_becomes_surer(attack: StyleSearch) -> None:
         f(decode(found["frames_latents"][i])).log_softmax(1).gather(1, found["labels"][:, None]).mean() for i in (0, -1)
     )
     assert after > before
+
+
+def test_the_poincare_clamp_is_counted_where_it_changes_the_loss() -> None:
+    logits = torch.tensor([[3, 1, 0], [0, 0, -2], [1, 1e-7, 0], [1, 1e-5, 0], [1, 1, 1]], dtype=torch.float64)
+    u, v = F.normalize(logits, p=1, dim=1), (1 - 1e-4) * torch.eye(3, dtype=torch.float64)[0]
+    inside = (1 - u.square().sum(1)) * (1 - v.square().sum())
+    free = torch.acosh(1 + 2 * (u - v).square().sum(1) / inside)
+    kept = torch.isclose(free, LOSSES["poincare"](logits, torch.zeros(5, dtype=torch.long)), rtol=1e-6)
+    assert on_the_sphere(logits).tolist() == (~kept).tolist() == [False, True, True, False, False]
+
+
+def test_how_often_the_poincare_clamp_acts_is_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert ATTACKS["ppa"].result("cpu").tensors["log_clamped"].tolist() == [0] * 6
+    assert "log_clamped" not in ATTACKS["mirror"].result("cpu").tensors
+    monkeypatch.setattr(plug_and_play, "on_the_sphere", lambda logits: torch.arange(len(logits)) < 2)
+    found = tensors(ATTACKS["ppa"], tmp_path)["log_clamped"]  # 12 images, of which 8 are in memory at a time
+    assert found.tolist() == pytest.approx([4 / 12] * 6)
 
 
 # --- PPA against a plain loop ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from mi_utils.models.stylegan2 import doubled
 from mi_utils.runtime import generator as seeded
 from mi_utils.store import StageFailed
 from mi_utils.training import adaptive, stylegan2
+from mi_utils.training.priors import descend
 from mi_utils.training.stylegan2 import ContinuedStyleGAN2, GrownStyleGAN2, TrainStyleGAN2
 
 PUBLIC = Faces(identities=8, first=1000, per_identity=4)
@@ -163,10 +164,10 @@ def test_first_discriminator_step_is_that_of_the_written_losses() -> None:
     with torch.no_grad():
         fake = g.synthesis(g.mapping(z), rng)
     loss = (torch.log1p(d(fake).exp()) + torch.log1p((-d(real)).exp())).mean()
-    stylegan2._descend(adam, loss)
+    descend(adam, loss)
     x = real.clone().requires_grad_()
     (slope,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
-    stylegan2._descend(adam, 16 * 0.5 * slope.square().sum((1, 2, 3)).mean())
+    descend(adam, 16 * 0.5 * slope.square().sum((1, 2, 3)).mean())
     found = stage.result().tensors
     assert found["log_loss_d"][0] == pytest.approx(loss.item(), rel=1e-5)
     for name, value in d.state_dict().items():

@@ -113,7 +113,7 @@ class DMMIA(StyleSearch):
             for name, values in curves.items():
                 values.append(found[name])
             frames.keep(epoch + 1, lambda now=now: now), prototypes.keep(epoch + 1, lambda: s.w)
-        output = self.finished(job, nets, pool, frames, curves, self.epochs)
+        output = self.finished(job, nets, frames, curves)
         more = {"frames_prototypes": torch.stack(prototypes.kept), "memory": s.m}
         return Output(output.tensors | more | self._new(nets, s.moving, job.device), output.meta)
 

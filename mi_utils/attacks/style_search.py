@@ -195,42 +195,50 @@ class StyleSearch(Stage):
             found.append(total / max(self.draws, 1))
         return torch.cat(found).view(w.shape[:2])
 
-    def finished(
-        self, job: Job, nets: Nets, pool: Pool, frames: Frames, curves: dict[str, list[Tensor]], passes: int
-    ) -> Output:
+    def finished(self, job: Job, nets: Nets, frames: Frames, curves: dict[str, list[Tensor]]) -> Output:
         """Everything stored: images of all candidates, the best of each class first; a diverged search fails.
 
         `latents` and `frames_latents` are styles w; `place` says which candidate (by the pool's score) an image was;
         `confidence` what the last selection said of it.  `meta["cost"]`: images made and images shown to the target
-        per class, and how many of them with a gradient, `passes` of which the search took.
+        per class, and how many of them with a gradient.
         """
-        w = frames.kept[-1]
-        for name, values in curves.items():
-            job.check_finite(f"{type(self).__name__} {name}", torch.stack(values))
-        farthest = float(torch.stack(curves["drift"]).max())
+        logs = {name: torch.stack(values) for name, values in curves.items()}
+        self._check(job, logs)
+        found = self._selected(nets, frames, torch.tensor(self.classes, device=job.device))
+        return Output(found | {f"log_{name}": curve for name, curve in logs.items()}, {"cost": self._cost()})
+
+    def _check(self, job: Job, logs: dict[str, Float[Tensor, " t"]]) -> None:
+        """StageFailed where a curve is not finite or styles have left the generator's range."""
+        for name, curve in logs.items():
+            job.check_finite(f"{type(self).__name__} {name}", curve)
+        farthest = float(logs["drift"].max())
         if farthest > FARTHEST:
             raise StageFailed(f"drift: expected styles within {FARTHEST:g} standard deviations of their start, found "
                               f"{farthest:.1f} (diverged); lower lr")  # fmt: skip
-        y = torch.tensor(self.classes, device=job.device)
+
+    def _selected(self, nets: Nets, frames: Frames, y: Int[Tensor, " k"]) -> dict[str, Tensor]:
+        """Images and styles in the order of the last selection, and what it said."""
+        w = frames.kept[-1]
         confidence = self.confidence(nets, w, y)
         order = confidence.argsort(dim=1, descending=True, stable=True) if self.draws else first_order(w)
         kept = [sample_major(state, order) for state in frames.kept]
-        found = per_sample.reconstructions(
+        images = per_sample.reconstructions(
             lambda part: self.image(nets, part), kept[-1], y.repeat(self.candidates), nets.f, self.chunk
         )
-        found |= {
+        return images | {
             "latents": kept[-1],
             "frames_latents": torch.stack(kept),
             "frames_steps": torch.tensor(frames.steps),
             "place": order.T.flatten(),
             "confidence": sample_major(confidence, order),
         }
-        logs = {f"log_{name}": torch.stack(values) for name, values in curves.items()}
-        return Output(found | logs, {"cost": self._cost(passes), "sigma": pool.sigma})
 
-    def _cost(self, passes: int) -> dict[str, int]:
-        """Per class; the pool's images are made once for all classes and count in full for each."""
-        search, last = self.candidates * passes, self.candidates * (self.draws + 1)
+    def _cost(self) -> dict[str, int]:
+        """Per class; the pool's images are made once for all classes and count in full for each.
+
+        A candidate is made once per epoch, however many steps its gradient is used for.
+        """
+        search, last = self.candidates * self.epochs, self.candidates * (self.draws + 1)
         looks = (1 + self.flip) * self.pool
         return {"generated": self.pool + search + self.candidates, "shown": looks + search + last, "gradients": search}
 

@@ -22,7 +22,6 @@ CLAMP = 256.0  # of activations and of colours
 MAPPING_RATE = 0.01  # equalised rate of the mapping network
 _EPSILON = 1e-8
 
-Form = Literal["scaled", "grouped"]
 Noise = Literal["const", "none"] | torch.Generator  # stored constants, nothing, or fresh draws
 
 
@@ -55,15 +54,6 @@ def demodulation(kernel: Float[Tensor, "o i k k"], style: Float[Tensor, "n i"]) 
     return (style.square() @ kernel.square().sum((2, 3)).T + _EPSILON).rsqrt()
 
 
-def _convolved(x: Tensor, kernel: Float[Tensor, "o i k k"], up: bool, groups: int = 1) -> Tensor:
-    """An ordinary convolution of equal size, or a transposed one of stride 2 without padding (2h + 1)."""
-    if not up:
-        return F.conv2d(x, kernel, padding=kernel.shape[2] // 2, groups=groups)
-    o, i, k, _ = kernel.shape
-    turned = kernel.unflatten(0, (groups, o // groups)).transpose(1, 2).reshape(groups * i, o // groups, k, k)
-    return F.conv_transpose2d(x, turned, stride=2, groups=groups)
-
-
 def scaled_convolution(
     x: Float[Tensor, "n i h w"],
     kernel: Float[Tensor, "o i k k"],
@@ -71,35 +61,17 @@ def scaled_convolution(
     demodulate: bool,
     up: bool,
 ) -> Float[Tensor, "n o h2 w2"]:
-    r"""$\delta_{no}\sum_i K_{oi}*(s_{ni}x_{ni})$: activations are scaled before and after one ordinary convolution."""
-    y = _convolved(x * style[:, :, None, None], kernel, up)
-    return y * demodulation(kernel, style)[:, :, None, None] if demodulate else y
+    r"""$\delta_{no}\sum_i K_{oi}*(s_{ni}x_{ni})$: activations are scaled before and after one ordinary convolution.
 
-
-def grouped_convolution(
-    x: Float[Tensor, "n i h w"],
-    kernel: Float[Tensor, "o i k k"],
-    style: Float[Tensor, "n i"],
-    demodulate: bool,
-    up: bool,
-) -> Float[Tensor, "n o h2 w2"]:
-    r"""$\sum_i(\delta_{no}s_{ni}K_{oi})*x_{ni}$: a kernel for each row, all rows as groups of one convolution."""
-    own = kernel * style[:, None, :, None, None]
-    if demodulate:
-        own = own * demodulation(kernel, style)[:, :, None, None, None]
-    y = _convolved(x.flatten(0, 1)[None], own.flatten(0, 1), up, groups=len(x))
-    return y[0].unflatten(0, (len(x), -1))
-
-
-FORMS = {"scaled": scaled_convolution, "grouped": grouped_convolution}
-
-
-def faster_form(outputs: int, side: int, device: torch.device) -> Form:
-    """The faster one for maps of `outputs` channels and `side` px: grouped for few channels of many pixels on a CPU.
-
-    Measured by the benchmarks `modulated-*`; on a GPU many groups are slow.
+    `up`: a transposed one of stride 2 without padding, (2h + 1, 2w + 1); else one of equal size.  The official code's
+    kernel for each row is the same function and slower on channels-last maps: benchmarks `modulated-*`.
     """
-    return "grouped" if device.type == "cpu" and outputs <= 32 and side >= 64 else "scaled"
+    x = x * style[:, :, None, None]
+    if up:
+        y = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
+    else:
+        y = F.conv2d(x, kernel, padding=kernel.shape[2] // 2)
+    return y * demodulation(kernel, style)[:, :, None, None] if demodulate else y
 
 
 def normalised(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -167,8 +139,7 @@ class StyledConv(nn.Module):
         self.up = up
 
     def forward(self, x: Tensor, w: Float[Tensor, "n w"], noise: Noise, gain: float = 1.0) -> Tensor:
-        convolution = FORMS[faster_form(len(self.weight), len(self.noise_const), x.device)]
-        y = convolution(x, self.weight, self.affine(w), True, self.up)
+        y = scaled_convolution(x, self.weight, self.affine(w), True, self.up)
         if self.up:
             y = blurred(y, 4 * self.resample_filter, 1)
         return lrelu(y + self._noise(noise, len(y)) + self.bias[:, None, None], gain)

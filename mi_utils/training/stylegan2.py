@@ -22,7 +22,7 @@ from mi_utils.models.stylegan2 import Discriminator, Generator, init_stylegan2, 
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output
 from mi_utils.training import adaptive
-from mi_utils.training.priors import draw
+from mi_utils.training.priors import descend, draw
 from mi_utils.training.public import require_images
 from mi_utils.training.shipped import Shippable
 
@@ -172,16 +172,16 @@ class TrainStyleGAN2(Shippable):
             fake = self._made(g, view.rng, track=True)
         on_real, on_fake = d(self._seen(real, view)), d(self._seen(fake, view))
         signs.add_(adaptive.overfitting(on_real.detach()))
-        return _descend(adam, discriminator_loss(on_real, on_fake).mean())
+        return descend(adam, discriminator_loss(on_real, on_fake).mean())
 
     def _regularise(self, d: Discriminator, adam: torch.optim.Adam, real: Tensor) -> None:
         r"""One step on $\frac\gamma2\lVert\nabla_xD\rVert^2$, as strong as the steps that it stands for."""
-        _descend(adam, self.r1_every * self.gamma / 2 * r1_penalty(d, real).mean())
+        descend(adam, self.r1_every * self.gamma / 2 * r1_penalty(d, real).mean())
 
     def _train_generator(self, g: Generator, d: Discriminator, adam: torch.optim.Adam, view: View) -> Float[Tensor, ""]:
         d.requires_grad_(False)
         fake = self._seen(self._made(g, view.rng, track=False), view)
-        loss = _descend(adam, generator_loss(d(fake)).mean())
+        loss = descend(adam, generator_loss(d(fake)).mean())
         d.requires_grad_(True)
         return loss
 
@@ -310,11 +310,3 @@ class GrownStyleGAN2(_Started):
         known = {name: value for name, value in judge.state_dict().items() if not name.startswith(top)}
         d.load_state_dict(d.state_dict() | known)
         return g, d
-
-
-def _descend(adam: torch.optim.Adam, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """One step of the optimiser; returns the loss before it."""
-    adam.zero_grad()
-    loss.backward()
-    adam.step()
-    return loss.detach()

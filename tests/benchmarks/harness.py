@@ -87,7 +87,10 @@ def sampled(work: Callable[[], object], device: torch.device, share: float) -> W
 
 
 class Peak:
-    """Most memory taken on top of what was held on entering, in MiB: of the GPU, or of the process."""
+    """Most memory taken on top of what was held on entering, in MiB: of the GPU, or of the process.
+
+    The process is looked at once in `every` seconds and on leaving; what comes and goes in between is not seen.
+    """
 
     def __init__(self, device: torch.device, every: float = 0.005) -> None:
         self.device, self.every, self.mib = device, every, 0.0

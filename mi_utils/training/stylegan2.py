@@ -79,6 +79,23 @@ class View:
     rng: torch.Generator
 
 
+class Beside:
+    """What a training does beside the GAN's own steps: here nothing.  `state` is what a checkpoint keeps of it."""
+
+    state: dict[str, object] = {}
+
+    def loss(self, x: Float[Tensor, "n c s s"], step: int) -> Float[Tensor, ""] | float:
+        """What else the generator's step minimises, of its images x as they are before any augmentation."""
+        return 0.0
+
+    def look(self, average: Generator, done: int) -> None:
+        """Called before the first step and after each one, `done` of them so far."""
+
+    def kept(self, job: Job) -> dict[str, Tensor]:
+        """Tensors to store with the nets."""
+        return {}
+
+
 class TrainStyleGAN2(Shippable):
     """StyleGAN2 with R1, lazily, and a moving average of the generator's weights, which is what is kept.
 
@@ -118,22 +135,30 @@ class TrainStyleGAN2(Shippable):
         p, signs = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
         curves: dict[str, list[Tensor]] = {"log_loss_d": [], "log_loss_g": [], "log_p": []}
         nets = {"g": g, "d": d, "average": average, "g_adam": g_adam, "d_adam": d_adam}
-        for step in job.steps(self.steps, nets | {"rng": rng, "p": p, "signs": signs} | curves):
+        beside = self.beside(job.device)
+        beside.look(average, 0)
+        for step in job.steps(self.steps, nets | {"rng": rng, "p": p, "signs": signs} | curves | beside.state):
             real, view = self._real(images, rng), View(blur_left(self.blur, self.least_blur, step, self.steps), p, rng)
             curves["log_loss_d"].append(self._train_discriminator(g, d, d_adam, real, view, signs))
             if step % self.r1_every == 0:
                 self._regularise(d, d_adam, self._seen(real, view))
-            curves["log_loss_g"].append(self._train_generator(g, d, g_adam, view))
+            curves["log_loss_g"].append(self._train_generator(g, d, g_adam, view, beside, step))
             if self.adaptive and (step + 1) % adaptive.EVERY == 0:
                 p.copy_(adaptive.adapted(p, signs / adaptive.EVERY, adaptive.EVERY * self.batch))
                 signs.zero_()
             curves["log_p"].append(p.clone())
             self._follow(average, g, (step + 1) * self.batch)
+            beside.look(average, step + 1)
         stacked = {name: torch.stack(values) for name, values in curves.items()}
         for name, values in stacked.items():
             job.check_finite(f"StyleGAN2 {name.removeprefix('log_')}", values)
         kept = nn.ModuleDict({"generator": average, "discriminator": d}).state_dict()
-        return Output({n: v.half() for n, v in kept.items()} | stacked, {"channels": channels, "size": size})
+        more = stacked | beside.kept(job)
+        return Output({n: v.half() for n, v in kept.items()} | more, {"channels": channels, "size": size})
+
+    def beside(self, device: torch.device) -> Beside:
+        """What this training does beside the GAN's own steps."""
+        return Beside()
 
     # --- steps ---------------------------------------------------------------------------------------------
 
@@ -178,10 +203,13 @@ class TrainStyleGAN2(Shippable):
         r"""One step on $\frac\gamma2\lVert\nabla_xD\rVert^2$, as strong as the steps that it stands for."""
         descend(adam, self.r1_every * self.gamma / 2 * r1_penalty(d, real).mean())
 
-    def _train_generator(self, g: Generator, d: Discriminator, adam: torch.optim.Adam, view: View) -> Float[Tensor, ""]:
+    def _train_generator(
+        self, g: Generator, d: Discriminator, adam: torch.optim.Adam, view: View, beside: Beside, step: int
+    ) -> Float[Tensor, ""]:
         d.requires_grad_(False)
-        fake = self._seen(self._made(g, view.rng, track=False), view)
-        loss = descend(adam, generator_loss(d(fake)).mean())
+        made = self._made(g, view.rng, track=False)
+        fake, more = self._seen(made, view), beside.loss(made, step)
+        loss = descend(adam, generator_loss(d(fake)).mean() + more)
         d.requires_grad_(True)
         return loss
 

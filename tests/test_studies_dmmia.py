@@ -115,7 +115,6 @@ def test_all_that_laptop_trains_but_attacks_is_shipped_or_can_be(laptop) -> None
     assert kinds == {
         "TrainStyleGAN2",
         "ContinuedStyleGAN2",
-        "GrownStyleGAN2",
         "TrainClassifier",
         "FactorRegressor",
         "TrainGMI",

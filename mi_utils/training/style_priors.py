@@ -15,7 +15,7 @@ from mi_utils.errors import UserError
 from mi_utils.models import stylegan2_files
 from mi_utils.models.stylegan2 import Generator
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.training.stylegan2 import ContinuedStyleGAN2, GrownStyleGAN2, TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 from mi_utils.training.transfer import TransferStyleGAN2
 
 
@@ -69,4 +69,4 @@ class FileStyleGAN2(Stage):
             return torch.cat([to_uint8(g(part, psi)) for part in z.split(64)])
 
 
-StylePrior = TransferStyleGAN2 | ContinuedStyleGAN2 | GrownStyleGAN2 | TrainStyleGAN2 | FileStyleGAN2
+StylePrior = TransferStyleGAN2 | ContinuedStyleGAN2 | TrainStyleGAN2 | FileStyleGAN2

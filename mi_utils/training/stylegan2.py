@@ -274,67 +274,33 @@ class TrainStyleGAN2(Shippable):
         return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-class _Started(TrainStyleGAN2):
-    """A training that begins with a trained pair of nets."""
+class ContinuedStyleGAN2(TrainStyleGAN2):
+    """More training of a trained pair, on the same images or on others; the average begins with the pair's."""
 
     start: TrainStyleGAN2
+    half_life: Annotated[float, Field(gt=0)] | None = None  # images, of the average; None: as in the first training
 
     @model_validator(mode="after")
-    def _of_one_shape(self) -> "_Started":
-        for name in ("most", "z_dim", "w_dim", "layers"):
+    def _of_one_shape(self) -> "ContinuedStyleGAN2":
+        for name in ("base", "most", "z_dim", "w_dim", "layers"):
             found, known = getattr(self, name), getattr(self.start, name)
             if found != known:
                 raise UserError(f"{name}: expected {known} as in `start`, found {found}; its weights are taken over")
         return self
 
-    def _check(self, channels: int, size: int, growth: int) -> None:
-        """UserError unless images are `growth` times the start's size and the nets as wide where they meet."""
-        facts = self.start.facts()
-        known = (facts["channels"], growth * facts["size"])
-        if known != (channels, size):
-            raise UserError(
-                f"public: expected images of {known[0]} colours and {known[1]} px for this `start`, found {channels} "
-                f"and {size} px"
-            )
-        if self.base * growth != self.start.base:
-            raise UserError(f"base: expected {self.start.base // growth} for this `start`, found {self.base}")
-
-    def _taken(self, device: torch.device) -> tuple[Generator, Discriminator]:
-        """The start's nets, free to change."""
-        return tuple(make(device).requires_grad_(True) for make in (self.start.generator, self.start.discriminator))
-
     def sources(self) -> tuple[AnySource, ...]:
         """Its own images and those of the start."""
         return (self.public, *self.start.sources())
-
-
-class ContinuedStyleGAN2(_Started):
-    """More training of a trained pair, on the same images or on others; the average begins with the pair's."""
-
-    half_life: Annotated[float, Field(gt=0)] | None = None  # images, of the average; None: as in the first training
 
     def _half_life(self) -> float:
         return self.half_life or super()._half_life()
 
     def _begun(self, channels: int, size: int, device: torch.device) -> tuple[Generator, Discriminator]:
-        self._check(channels, size, 1)
-        return self._taken(device)
-
-
-class GrownStyleGAN2(_Started):
-    """A pair for twice the size: the trained blocks are taken over, with new ones for the new size.
-
-    The new block's colours begin at zero, so that the first images are the start's, doubled.  Source: progressive
-    growing (Karras et al., ICLR 2018), without its blending.
-    """
-
-    def _begun(self, channels: int, size: int, device: torch.device) -> tuple[Generator, Discriminator]:
-        self._check(channels, size, 2)
-        g, d = super()._begun(channels, size, device)
-        small, judge = self._taken(device)
-        g.load_state_dict(g.state_dict() | small.state_dict())
-        getattr(g.synthesis, f"b{size}").torgb.weight.data.zero_()
-        top = f"b{size // 2}.fromrgb"  # the trained net read images here, the new one maps
-        known = {name: value for name, value in judge.state_dict().items() if not name.startswith(top)}
-        d.load_state_dict(d.state_dict() | known)
-        return g, d
+        """The start's nets, free to change; UserError for images of another shape."""
+        facts = self.start.facts()
+        if (known := (facts["channels"], facts["size"])) != (channels, size):
+            raise UserError(
+                f"public: expected images of {known[0]} colours and {known[1]} px for this `start`, found {channels} "
+                f"and {size} px"
+            )
+        return tuple(make(device).requires_grad_(True) for make in (self.start.generator, self.start.discriminator))

@@ -262,8 +262,8 @@ def qualities(bench: Bench) -> dict[str, PriorQuality]:
     p = bench.problem
     priors = {
         "prior": p.prior,
-        "prior, half the training": p.matched,
-        "prior of shifted images, half the training": p.shifted,
+        "matched prior": p.matched,
+        "shifted prior": p.shifted,
         "prior of another size": p.further,
     }
     if bench.reader is None:

@@ -32,11 +32,7 @@ class PriorQuality(Stage):
 
     def compute(self, job: Job) -> Output:
         """Draw, embed, compare."""
-        public = self.prior.public.load().images
-        if len(public) < 2 * self.count:
-            raise UserError(f"count: expected at most half of the {len(public)} public images, found {self.count}")
-        order = torch.randperm(len(public), generator=seeded("prior quality", self.seed))
-        real, other = public[order[: 2 * self.count]].to(job.device).split(self.count)
+        real, other = self._public().to(job.device).split(self.count)
         made = {psi: self.prior.samples(self.count, seeded("prior quality z", self.seed), job.device, psi)
                 for psi in self.psi}  # fmt: skip
         base = self._features(real)
@@ -45,6 +41,15 @@ class PriorQuality(Stage):
             rows += [(f"samples, psi {psi:g}", *row) for row in compared(base, self._features(images))]
         sheets = {"sheet_real": real[:60], "sheet_made": made[self.psi[0]][:60]}
         return Output(sheets, {"rows": rows})
+
+    def _public(self) -> UInt8[Tensor, "n c s s"]:
+        """Public images for both halves; no more of them are decoded."""
+        source, wanted = self.prior.public, 2 * self.count
+        few = source.model_copy(update={"limit": min(wanted, source.limit or wanted)})
+        images = few.load().images
+        if len(images) < wanted:
+            raise UserError(f"count: expected at most half of the {len(images)} public images, found {self.count}")
+        return images
 
     def _features(self, images: UInt8[Tensor, "n c s s"]) -> Float[Tensor, "n d"]:
         size = self.reader.train.size

@@ -9,7 +9,7 @@ from mi_utils.data import AnySource, Faces, Folder, Listed, Parquet
 from mi_utils.stage import Config
 from mi_utils.studies.nets import FACES, FLIP, STROKES, STRONG, Net, net
 from mi_utils.training.style_priors import FileStyleGAN2, StylePrior
-from mi_utils.training.stylegan2 import ContinuedStyleGAN2, GrownStyleGAN2, TrainStyleGAN2
+from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -113,16 +113,27 @@ def _prior(images: Faces, steps: int) -> TrainStyleGAN2:
     return TrainStyleGAN2(public=images, base=512 // images.size, gamma=0.1, steps=steps, **sharpness)
 
 
-def _continued(start: TrainStyleGAN2, steps: int) -> ContinuedStyleGAN2:
-    """More steps at half the rate and a little sharper."""
-    more = {"start": start, "steps": steps, "lr": 1e-3, "blur": 0.0, "least_blur": 0.3}
-    return ContinuedStyleGAN2(**_fields(start) | more)
+def _continued(start: TrainStyleGAN2, steps: int, **changes: object) -> ContinuedStyleGAN2:
+    """More steps, a little sharper."""
+    more = {"start": start, "steps": steps, "blur": 0.0, "least_blur": 0.3}
+    return ContinuedStyleGAN2(**_fields(start) | more | changes)
 
 
-def _grown(start: TrainStyleGAN2, images: Faces, steps: int) -> GrownStyleGAN2:
-    """The same nets with blocks for twice the size."""
-    more = {"start": start, "public": images, "base": start.base // 2, "steps": steps, "blur": 1.0}
-    return GrownStyleGAN2(**_fields(start) | more)
+def _long(start: TrainStyleGAN2, steps: int, **changes: object) -> ContinuedStyleGAN2:
+    """More steps on four times as many people, with a long average and weak R1: chosen by FD to public images."""
+    more = public(start.public.size, identities=4000)
+    return _continued(start, steps, public=more, half_life=200_000, gamma=0.02, **changes)
+
+
+def small_prior() -> ContinuedStyleGAN2:
+    """The 32 px prior: 6,000 steps at the usual rate, then 6,000 and 8,500 at half of it."""
+    return _long(_continued(_prior(public(), 6000), 6000, lr=1e-3), 8500, batch=64, lr=1e-3)
+
+
+def large_prior() -> ContinuedStyleGAN2:
+    """The 64 px prior: 4,000 steps of 64 images, then 6,000 of 32."""
+    first = _prior(public(64, identities=4000), 4000).model_copy(update={"base": 16, "batch": 64, "gamma": 0.05})
+    return _long(first, 6000, batch=32)
 
 
 def _fields(prior: TrainStyleGAN2) -> dict[str, object]:
@@ -143,10 +154,10 @@ def faces(first: int = 0, identities: int = 20, scale: float = 1.0, attacked: in
         test=test,
         classes=tuple(range(attacked)),
         public_name="other procedural identities",
-        prior=_continued(_prior(public(), 6000), 6000),
+        prior=small_prior(),
         matched=_prior(public(), 6000),
         shifted=_prior(public(factors="shifted"), 6000),
-        further=_grown(_prior(public(), 6000), public(64), 2000),
+        further=large_prior(),
         # Evaluators learn from more images of the private people than the target: a judge should know them better.
         judged_train=Faces(**people, per_identity=min(400, 8000 // identities)),
         judged_test=test,
@@ -212,8 +223,8 @@ def _smoke() -> Settings:
     small = faces(identities=4, scale=0.02, attacked=2)
     short = {"steps": 3, "batch": 4}
     tiny = {n: getattr(small, n).model_copy(update=short) for n in ("matched", "shifted")}
-    begun = {"start": tiny["matched"]}
-    tiny |= {n: getattr(small, n).model_copy(update=short | begun) for n in ("prior", "further")}
+    tiny |= {n: getattr(small, n).start.model_copy(update=short | changes) for n, changes in
+             (("prior", {"start": tiny["matched"]}), ("further", {}))}  # fmt: skip
     problem = small.model_copy(update=tiny | {"pool": 40, "candidates": 6, "samples": 4, "epochs": 3, "draws": 2})
     return base.model_copy(
         update={

@@ -69,7 +69,7 @@ def test_searches_of_one_seed_start_from_one_pool_and_make_as_many_images(laptop
     shared = ("prior", "pool", "candidates", "samples", "psi", "epochs", "seed", "classes", "frames", "flip", "search")
     for name in shared:
         assert len({str(getattr(s, name)) for s in first}) == 1, name
-    costs = {tuple(s._cost(s.epochs).values()) for s in first if s.draws}
+    costs = {tuple(s._cost().values()) for s in first if s.draws}
     assert len(costs) == 1
 
 
@@ -77,7 +77,7 @@ def test_older_attacks_make_no_fewer_images_than_ppa(laptop) -> None:
     made = {
         r.attack: r.stage for r in laptop.runs if r.setting.endswith("| T1") and r.attack in ("GMI", "KEDMI", "PPA")
     }
-    ppa = made["PPA"]._cost(made["PPA"].epochs)["generated"]
+    ppa = made["PPA"]._cost()["generated"]
     for name in ("GMI", "KEDMI"):
         assert 0.98 * ppa <= results.older_cost(made[name])["generated"] <= 1.02 * ppa
 

@@ -9,8 +9,9 @@ from torch import nn
 from mi_utils.data.faces import Faces
 from mi_utils.errors import UserError
 from mi_utils.runtime import generator as seeded
+from mi_utils.schedule import in_order
 from mi_utils.store import StageFailed
-from mi_utils.training import adaptive, stylegan2
+from mi_utils.training import adaptive, shipped, stylegan2
 from mi_utils.training.priors import descend
 from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
@@ -201,6 +202,18 @@ def test_more_training_begins_with_the_trained_pair() -> None:
     assert more.generator("cpu").mapping.fc0.weight.shape == (5, 6)
     other = Faces(identities=4, first=2000, per_identity=4)
     assert continued(start, public=other).sources() == (other, PUBLIC)
+
+
+def test_what_a_shipped_prior_was_trained_from_is_not_computed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "priors")
+    more = continued(tiny(), steps=1)
+    assert more.upstream() == (tiny(),)
+    more.result("cpu")
+    shipped.publish(more)
+    served = continued(tiny(), steps=1)
+    monkeypatch.setenv("MI_STORE", str(tmp_path / "elsewhere"))
+    assert served.upstream() == () and in_order([served]) == [served]
+    assert served.generator("cpu").size == 32 and not tiny().stored()
 
 
 def test_more_training_may_average_over_more_images() -> None:

@@ -39,6 +39,10 @@ class Shippable(Stage):
         """The SHA-256 of the shipped file, None where there is none."""
         return fingerprint(self)
 
+    def upstream(self) -> tuple[Stage, ...]:
+        """None of a shipped result: what it was trained from is not computed for it."""
+        return super().upstream() if fingerprint(self) is None else ()
+
 
 def recipe_digest(stage: Stage) -> str:
     """16 hex digits of the stage's recipe as it is printed; code and data contents are not part of it."""

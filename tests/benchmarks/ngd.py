@@ -76,7 +76,7 @@ def ngd_step_transfer(device: torch.device) -> Comparison:
     return steps(device, 0.0, "no target")
 
 
-@benchmark("ddcs-32px", threads=2, rounds=0)
+@benchmark("ddcs-32px", rounds=0)
 def ddcs_32px(device: torch.device) -> Comparison:
     """Embeddings and all pairs of ST-LPIPS at 32 px."""
     real, made = (many(n, word)[:, :, ::2, ::2] for n, word in ((PRIVATE, "real"), (MADE, "fake")))
@@ -89,7 +89,7 @@ def ddcs_32px(device: torch.device) -> Comparison:
     )
 
 
-@benchmark("ddcs-64px-length", threads=2, rounds=0)
+@benchmark("ddcs-64px-length", rounds=0)
 def ddcs_64px_length(device: torch.device) -> Comparison:
     """All pairs at the length of LPIPS at 64 px, of embeddings that are pixels and products of pixels."""
     real, made = (many(n, word) for n, word in ((PRIVATE, "real"), (MADE, "fake")))

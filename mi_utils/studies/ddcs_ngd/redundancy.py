@@ -39,7 +39,10 @@ class Redundancy(Judged):
             both = base + self.describe(copies, labels.repeat(max(self.factors) - 1), job.device)
             arms |= {("near copies", float(f)): both.take(torch.arange(f * len(labels))) for f in self.factors}
         arms |= {("replaced", share): base.take(replaced(labels, share)) for share in self.shares}
-        arms |= {("modes dropped", 0.5): base.take(one_mode(base)), ("labels dropped", 0.5): base.take(half_of_labels(labels))}
+        arms |= {
+            ("modes dropped", 0.5): base.take(one_mode(base)),
+            ("labels dropped", 0.5): base.take(half_of_labels(labels)),
+        }
         real = self.real_features(labels, job.device)
         rows = [(*arm, metric, value, len(fake.labels)) for arm, fake in arms.items()
                 for metric, value in measured(fake, real).items()]  # fmt: skip

@@ -1,0 +1,322 @@
+"""The claims ledger of DDCS and NGD (specification, section 8), and its open questions: each with what judges it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from mi_utils.metrics.intervals import Interval, ratio_interval
+from mi_utils.report import claims as rules
+from mi_utils.report.claims import Claim, Effect, Judgement, signed, unjudged
+from mi_utils.report.scores import matrix
+from mi_utils.runtime import generator as seeded
+from mi_utils.studies import ledger
+from mi_utils.studies.ddcs_ngd.grid import CONTROL, DEFENCES, DUAL, FRONTIER, GUIDED, MAIN, NGD, PPA, VANILLA
+from mi_utils.studies.ddcs_ngd.results import LABELS, arm, measured, rise, sizes
+from mi_utils.studies.plan import Plan
+from mi_utils.studies.tables import PRIOR
+
+STATED = (
+    ("C1", "The best method reaches 22.52 % DDCS on UMDFaces", "key results", "number", "22.52"),
+    ("C2", "… and 33.84 % coverage", "key results", "number", "33.84"),
+    ("C3", "NGD lowers the FID to validation images", "key results", "number", "33.73 to 10.98"),
+    ("C4", "NGD removes visible artefacts", "mechanism 2, figure 4", "sign", None),
+    ("C5", "DDCS is stable under redundant reconstructions, FID is not", "figure 7", "order", None),
+    ("C6", "Accuracy and feature distance miss gaps of coverage", "key results", "order", None),
+    ("C7", "Two generators beat either one", "mechanism 3", "order", None),
+    ("C8", "The entropy-tuned generator is less diverse", "mechanism 3", "sign", None),
+    ("C9", "The framework improves earlier attacks", "key results", "order", None),
+    ("C10", "Most private samples stay out of the best attack's reach", "abstract", "number", None),
+    ("C11", "Targets that memorise little (AlexNet) give near-zero coverage", "failure signatures", "order", None),
+    ("C12", "Works away from faces, less well", "appendix", "order", None),
+    ("C13", "One precomputed batch of Hessian products suffices", "design trade-offs", "equivalence", None),
+    ("C14", "Labels held out of the auxiliary set: DDCS sees a gap, accuracy none", "first-3 #3", "sign", None),
+    ("C15", "10 to 20 epochs of transfer align, more overfit", "trade-offs", "sign", None),
+    ("C16", "Vulnerable samples can be named from other attack seeds", "abstract", "order", None),
+    ("NC1", "The gain of NGD is not that of a smaller step", "next check 1", "order", None),
+    ("NC3", "There is a best number of reconstructions", "next check 3", "trend", None),
+    ("OQ1", "Samples that nobody matches can be reached by other searches", "open question 1", "order", None),
+    ("OQ2", "Redundancy can be removed: lower FID at equal DDCS", "open question 2", "sign", None),
+    ("OQ3", "NGD serves other data than faces", "open question 3", "order", None),
+    ("OQ4", "A defence guided by DDCS protects the vulnerable", "open question 4", "sign", None),
+)
+CLAIMS = {i: Claim(id=i, statement=s, source=w, kind=k, published=p) for i, s, w, k, p in STATED}
+POINT = 0.01  # of DDCS and of coverage
+AUC, MOST = 0.7, 0.5
+
+
+class Ledger(ledger.Ledger):
+    """Claims of the paper and its open questions, by default on T1 of the first problem."""
+
+    claims, row = CLAIMS, MAIN
+
+    def __init__(self, plan: Plan, scores: pd.DataFrame):
+        scale = sizes(plan)
+        size = f"{scale['private images'].split()[0]} private images, transfer of {plan.settings.transfer.steps} steps"
+        super().__init__(plan, scores, f"{plan.settings.standing}; {size}")
+
+    # --- statistics ----------------------------------------------------------------------------------------
+
+    def between(self, claim: Claim, one: str, other: str, metric: str, name: str | None = None) -> Interval:
+        """One attack minus another."""
+        pair = (self.values(attack, metric, name=name) for attack in (one, other))
+        return self.difference(*pair, claim.id, one, other, metric, name or self.first)
+
+    def transfer(self, kind: str, metric: str, weight: float | None = None, name: str | None = None) -> torch.Tensor:
+        """Quality (seeds, 1) of a tuned generator at the study's length, by default at its weight."""
+        t = self.plan.settings.transfer
+        row, setting = arm(kind, t.weight if weight is None else weight, t.steps)
+        return matrix(self.scores, row, f"{name or self.first} | {setting}", metric)[0]
+
+    def tuned(self, claim: Claim, metric: str, kinds: Sequence[str] = ("nystrom", "none"), **where: str) -> Interval:
+        """Quality of one kind of transfer minus another's."""
+        return self.difference(*(self.transfer(k, metric, **where) for k in kinds), claim.id, metric, *where.values())
+
+    def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """Rows of one of the measures."""
+        return measured(self.plan, name).set_axis(list(columns), axis=1)
+
+    # --- the paper's claims ----------------------------------------------------------------------------------
+
+    def _reached(self, claim: Claim, metric: str, target: float, tolerance: float) -> Judgement:
+        if self.plan.profile != "paper":
+            best = max((self.values(a, metric).mean().item(), a) for a in (VANILLA, NGD, DUAL))
+            return unjudged(claim, f"an absolute number of UMDFaces; here {100 * best[0]:.1f} ({best[1]})")
+        found = self.mean(100 * self.values(NGD, metric), claim.id)
+        return rules.number(claim, found, target, tolerance=tolerance)
+
+    def c1(self, claim: Claim) -> Judgement:
+        """The published number, on the paper's data alone."""
+        return self._reached(claim, "DDCS", 22.52, 2)
+
+    def c2(self, claim: Claim) -> Judgement:
+        """The published number, on the paper's data alone."""
+        return self._reached(claim, "DDCS coverage", 33.84, 3)
+
+    def c3(self, claim: Claim) -> Judgement:
+        """Ratio of the Fréchet distances with and without NGD: half at most; a part: below 1."""
+        found = {}
+        for name in self.names:
+            pair = (self.transfer(k, "FD", name=name) for k in ("nystrom", "none"))
+            ratio = ratio_interval(*pair, seeded("bootstrap", claim.id, name))
+            found[f"FD, NGD over plain, {name}"] = Effect(interval=ratio, direction=-1, margin=0.5, partly=1.0)
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def c4(self, claim: Claim) -> Judgement:
+        """Energy of fine structure, NGD minus plain, in octaves."""
+        found = {f"artefacts, {n}": signed(self.tuned(claim, "artefacts", name=n), -1) for n in self.names}
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def _redundancy(self, arm_name: str, metric: str) -> pd.Series:
+        found = self.table("redundancy", ("arm", "level", "metric", "value", "n"))
+        here = found[(found["arm"] == arm_name) & (found["metric"] == metric)]
+        return here.set_index("level")["value"]
+
+    def c5(self, claim: Claim) -> Judgement:
+        """Copies appended: DDCS within a point and FD beyond a tenth; copies in place of others: DDCS must fall."""
+        arms = ("exact copies", "near copies", "uneven copies")
+        held, moved = {}, {}
+        for name in arms:
+            score, fd = self._redundancy(name, "DDCS"), self._redundancy(name, "FD")
+            held[name], moved[name] = (
+                float((score - score.iloc[0]).abs().max()),
+                float((fd / fd.iloc[0] - 1).abs().max()),
+            )
+        swap = self._redundancy("replaced", "DDCS")
+        fell = float(swap.iloc[0] - swap.iloc[-1])
+        said = "; ".join(f"{n}: DDCS moves by {100 * held[n]:.2f} points, FD by {100 * moved[n]:.0f} %" for n in arms)
+        stable = all(held[n] <= POINT for n in ("exact copies", "uneven copies"))
+        grade = 2 if stable and held["near copies"] <= POINT and max(moved.values()) > 0.1 and fell > 0 else int(stable)
+        return self._stated(claim, grade, f"{said}; replaced: DDCS falls by {100 * fell:.1f} points")
+
+    def _stated(self, claim: Claim, grade: int, words: str) -> Judgement:
+        """A verdict on one attack's images, without an interval."""
+        judged = unjudged(claim, f"{words} (one attack, no interval; {self.stand_in})")
+        return judged.model_copy(update={"verdict": rules.GRADES[grade]})
+
+    def c6(self, claim: Claim) -> Judgement:
+        """Half of the labels gone: DDCS falls by 30 %, accuracy and KNN distance change by less than 5 %."""
+        changes = {}
+        for metric in ("DDCS", "accuracy", "KNN distance"):
+            full = float(self._redundancy("exact copies", metric).iloc[0])
+            changes[metric] = float(self._redundancy("labels dropped", metric).iloc[0]) / full - 1
+        said = ", ".join(f"{m} {100 * c:+.0f} %" for m, c in changes.items())
+        falls, others = changes["DDCS"] <= -0.3, [abs(c) < 0.05 for m, c in changes.items() if m != "DDCS"]
+        return self._stated(claim, 2 if falls and all(others) else int(falls), f"half of the labels dropped: {said}")
+
+    def c7(self, claim: Claim) -> Judgement:
+        """The union of as many images, against either generator alone."""
+        found = {f"DDCS, dual − {other}": signed(self.between(claim, DUAL, other, "DDCS")) for other in (VANILLA, NGD)}
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def c8(self, claim: Claim) -> Judgement:
+        """Recall and marginal entropy of samples, entropy-tuned minus vanilla."""
+        found = {}
+        for metric in ("recall", "marginal entropy"):
+            pair = self.transfer("none", metric), self.transfer("none", metric, weight=0.0)
+            found[metric] = signed(self.difference(*pair, claim.id, metric), -1)
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def c9(self, claim: Claim) -> Judgement:
+        """NGD and dual minus Plug & Play on the untuned generator: one point of DDCS."""
+        found = {
+            f"DDCS, {one} − {PPA}": Effect(interval=self.between(claim, one, PPA, "DDCS"), margin=POINT, partly=0.0)
+            for one in (NGD, DUAL)
+        }
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def c10(self, claim: Claim) -> Judgement:
+        """Share that no seed of the attack on one target matches."""
+        found = self.table("stability", ("what", "value", "n")).set_index("what")
+        left = 1 - float(found.loc["union coverage", "value"])
+        seeds = int(found.loc["union coverage", "n"])
+        words = f"{100 * left:.1f} % of the private images are matched by none of {seeds} seeds"
+        return self._stated(claim, 2 * int(left > MOST), words)
+
+    def c11(self, claim: Claim) -> Judgement:
+        """Needs targets that differ in what they memorise."""
+        return unjudged(claim, "not measured: the study has one architecture of targets")
+
+    def c12(self, claim: Claim) -> Judgement:
+        """nDDCS of the NGD attack on faces minus that on the other data, and that above 0."""
+        if len(self.names) < 2:
+            return unjudged(claim, "one data set")
+        one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
+        found = {
+            f"nDDCS, {self.names[1]}": signed(self.mean(other, claim.id)),
+            f"nDDCS, {self.first} − {self.names[1]}": signed(self.difference(one, other, claim.id, "gap")),
+        }
+        return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def c13(self, claim: Claim) -> Judgement:
+        """FD of a short transfer by one mean Hessian beside each image's own: stated."""
+        steps, t = self.plan.settings.cg_steps, self.plan.settings.transfer
+        if not steps:
+            return unjudged(claim, "no transfer by conjugate gradients in this profile")
+        values = []
+        for kind in ("nystrom", "cg"):
+            row, setting = arm(kind, t.weight, steps)
+            values.append(matrix(self.scores, row, f"{self.first} | {setting}", "FD")[0].item())
+        said = f"FD {values[0]:.3f} by one mean Hessian, {values[1]:.3f} by each image's own"
+        return unjudged(claim, f"one seed of {steps} steps: {said}")
+
+    def c14(self, claim: Claim) -> Judgement:
+        """Needs private people among the auxiliary ones, which the study's attacks refuse."""
+        return unjudged(claim, "not measured: attacks here refuse auxiliary images of private people")
+
+    def c15(self, claim: Claim) -> Judgement:
+        """FD against the transfer's length: stated."""
+        s = self.plan.settings
+        found = {}
+        for steps in sorted((*s.lengths, s.transfer.steps)):
+            row, setting = arm("nystrom", s.transfer.weight, steps)
+            found[steps] = matrix(self.scores, row, f"{self.first} | {setting}", "FD")[0][0].mean().item()
+        said = ", ".join(f"{v:.3f} after {n}" for n, v in found.items())
+        return unjudged(claim, f"epochs of 30,000 images are out of reach here; FD by steps: {said}")
+
+    def c16(self, claim: Claim) -> Judgement:
+        """AUC of .7 and above what the labels alone say."""
+        found = self.table("stability", ("what", "value", "n")).set_index("what")["value"]
+        one, base = float(found["AUC"]), float(found["AUC label mean"])
+        grade = 2 if one >= AUC and one > base else int(one > base)
+        return self._stated(
+            claim, grade, f"AUC {one:.3f}, of label means {base:.3f}, Jaccard of seeds {found['Jaccard']:.3f}"
+        )
+
+    # --- checks and open questions ---------------------------------------------------------------------------
+
+    def nc1(self, claim: Claim) -> Judgement:
+        """FD at equal mean entropy: NGD's minus each control's, interpolated along the frontier of seed 0."""
+        gaps = {LABELS[k]: self._gap(k) for k in FRONTIER if k != "nystrom"}
+        known = {n: g for n, g in gaps.items() if g is not None}
+        said = "; ".join(f"{n}: {g:+.3f}" for n, g in known.items()) or "the frontiers do not overlap"
+        below = sum(g < 0 for g in known.values())
+        grade = 2 if known and below == len(known) else int(below > 0)
+        return self._stated(claim, grade, f"FD of NGD minus a control's at equal entropy: {said}")
+
+    def _gap(self, kind: str) -> float | None:
+        """Mean difference of two curves FD(entropy) over the entropies that both span; None where they do not."""
+        curves = [self._curve(k) for k in ("nystrom", kind)]
+        low, high = max(c[0][0] for c in curves), min(c[-1][0] for c in curves)
+        if not low < high:
+            return None
+        at = torch.linspace(low, high, 33, dtype=torch.float64)
+        one, other = (interpolated(curve, at) for curve in curves)
+        return float((one - other).mean())
+
+    def _curve(self, kind: str) -> list[tuple[float, float]]:
+        s = self.plan.settings
+        points = []
+        for weight in (0.0, *s.weights, s.transfer.weight):
+            values = (self.transfer("none" if weight == 0 else kind, m, weight)[0].item() for m in ("entropy", "FD"))
+            points.append(tuple(values))
+        return sorted(points)
+
+    def nc3(self, claim: Claim) -> Judgement:
+        """DDCS less the prior's by size: stated where it is largest."""
+        found = self.table("sizes", ("set", "size", "metric", "mean", "std"))
+        by = found[found["metric"] == "DDCS"].pivot_table(index="size", columns="set", values="mean")
+        gain = by[NGD] - by[PRIOR]
+        said = ", ".join(f"{100 * v:.1f} at {n}" for n, v in gain.items())
+        inside = gain.idxmax() not in (gain.index[0], gain.index[-1])
+        return self._stated(claim, 2 * int(inside), f"DDCS of NGD less that of prior samples, points: {said}")
+
+    def oq1(self, claim: Claim) -> Judgement:
+        """What other searches reach of the images that were not found, beyond fresh seeds at equal cost."""
+        rows = self.table("hardness", ("what", "which", "value", "n"))
+        found = {(a, b): v for a, b, v, _ in rows.itertuples(index=False)}
+        split = ", ".join(
+            f"{w} {100 * found['share', w]:.1f} %" for w in ("unmatched", "prior-limited", "search-limited")
+        )
+        gains = {w: v for (a, w), v in found.items() if a == "coverage gain"}
+        base = gains.pop("as many fresh seeds")
+        said = ", ".join(f"{w} {100 * v:.1f}" for w, v in gains.items())
+        auc = ", ".join(f"{w} {v:.2f}" for (a, w), v in found.items() if a == "AUC")
+        best = max(gains.values())
+        words = (
+            f"{split}; coverage gained: fresh seeds {100 * base:.1f} points, {said}; AUC of a model of matches: {auc}"
+        )
+        return self._stated(claim, 2 if best > base else int(best > 0), words)
+
+    def oq2(self, claim: Claim) -> Judgement:
+        """Greedy removal against raw and random, by the evaluator; medoids, by the attacker."""
+        rows = self.table("pruning", ("arm", "metric", "value", "n"))
+        v = rows.set_index(["arm", "metric"])["value"]
+        lower = all(v["greedy", m] < min(v["raw", m], v["random", m]) for m in ("FD", "KD"))
+        equal = abs(v["greedy", "DDCS"] - v["raw", "DDCS"]) < 1e-9
+        said = "; ".join(
+            f"{a}: FD {v[a, 'FD']:.3f}, KD {v[a, 'KD']:.4f}, DDCS {100 * v[a, 'DDCS']:.2f}"
+            for a in ("raw", "greedy", "random", "medoids", "random per class")
+        )
+        kept = v["medoids", "DDCS"] >= v["raw", "DDCS"] - 0.005
+        return self._stated(claim, 2 if lower and equal and kept else int(lower and equal), said)
+
+    def oq3(self, claim: Claim) -> Judgement:
+        """nDDCS of the NGD attack elsewhere at least .9 of that on faces."""
+        if len(self.names) < 2:
+            return unjudged(claim, "one data set")
+        one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
+        gap = self.difference(other, 0.9 * one, claim.id)
+        return rules.effects(claim, {"nDDCS − 0.9 × faces'": signed(gap)}, stand_in=self.stand_in)
+
+    def oq4(self, claim: Claim) -> Judgement:
+        """Rise of the vulnerable images' distance under the defence, beyond that of random images' defence."""
+        seeds = self.plan.settings.seeds_defence
+        if not seeds:
+            return unjudged(claim, "no defended targets in this profile")
+        rises = {name: torch.stack([rise(self.plan, name, s) for s in range(seeds)]) for name in DEFENCES}
+        said = ", ".join(f"{n} {float(d.mean()):+.4f}" for n, d in rises.items())
+        words = f"rise of d on the vulnerable images since the audit: {said}"
+        if seeds < rules.LEAST_SEEDS:
+            return unjudged(claim, f"{seeds} seed, {rules.LEAST_SEEDS} are needed; {words}")
+        gap = self.difference(rises[GUIDED], rises[CONTROL], claim.id)
+        judged = rules.effects(claim, {"d, vulnerable − random images defended": signed(gap)}, stand_in=self.stand_in)
+        return judged.model_copy(update={"reason": f"{judged.reason}; {words}"})
+
+
+def interpolated(curve: Sequence[tuple[float, float]], at: torch.Tensor) -> torch.Tensor:
+    """A piecewise linear curve of ascending x at some x within it."""
+    x, y = (torch.tensor(side, dtype=torch.float64) for side in zip(*curve, strict=True))
+    i = torch.searchsorted(x, at).clamp(1, len(x) - 1)
+    share = (at - x[i - 1]) / (x[i] - x[i - 1]).clamp(min=1e-12)
+    return y[i - 1] + share * (y[i] - y[i - 1])

@@ -1,0 +1,285 @@
+"""The runs of the DDCS / NGD study: which generators are tuned how, who attacks with them, and what is measured."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from mi_utils.attacks.plug_and_play import PlugAndPlay
+from mi_utils.attacks.union import DualAttack
+from mi_utils.stage import Stage
+from mi_utils.studies.ddcs_ngd.definitions import Definitions
+from mi_utils.studies.ddcs_ngd.hardness import Hardness
+from mi_utils.studies.ddcs_ngd.projection import Projection
+from mi_utils.studies.ddcs_ngd.pruning import Pruning
+from mi_utils.studies.ddcs_ngd.redundancy import Redundancy
+from mi_utils.studies.ddcs_ngd.sizes import SizeCurve
+from mi_utils.studies.ddcs_ngd.stability import Stability
+from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
+from mi_utils.studies.dmmia import grid as searches
+from mi_utils.studies.plan import Run
+from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC
+from mi_utils.training.classifier import TrainClassifier
+from mi_utils.training.defence import TrainDefended
+from mi_utils.training.preconditioners import (
+    Blurred,
+    ConjugateGradients,
+    Nystrom,
+    PerceptualBasis,
+    Plain,
+    Preconditioner,
+    Random,
+    Scaled,
+)
+from mi_utils.training.transfer import TransferStyleGAN2
+from mi_utils.training.vulnerability import Vulnerability
+
+MAIN, AGAIN = "T1", "OQ1"
+PPA, VANILLA, ADV, NGD, DUAL, DUAL_ADV, BOTH = (
+    "PPA", "PPA, vanilla", "PPA, entropy", "PPA, NGD", "dual: vanilla + NGD", "dual: vanilla + entropy",
+    "dual, all of both",
+)  # fmt: skip
+# Preconditioners of the entropy loss's gradient, in the order of tables; the first is the paper's "without NGD".
+KINDS = ("none", "nystrom", "nystrom, l2", "scale", "blur", "random")
+# Name -> defence of the target and whom it protects.
+GUIDED, CONTROL = "smoothing, vulnerable images", "smoothing, random images"
+DEFENCES = {
+    "undefended": ("none", "vulnerable"),
+    GUIDED: ("smooth", "vulnerable"),
+    CONTROL: ("smooth", "random"),
+    "smoothing, all images": ("smooth", "all"),
+    "negative smoothing, vulnerable images": ("negls", "vulnerable"),
+    "less weight, vulnerable images": ("weight", "vulnerable"),
+}
+FRONTIER = ("none", "nystrom", "scale", "blur", "random")  # of them at several weights
+
+
+class Bench(searches.Bench):
+    """One problem with everything that its runs share."""
+
+    # --- generators ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def basis(self) -> PerceptualBasis:
+        """Eigenvectors of the mean perceptual Hessian over images of the generator that is tuned."""
+        t, p = self.settings.transfer, self.problem
+        most = p.channels * p.train.size**2
+        return PerceptualBasis(prior=p.prior, k=min(t.k, most), images=t.images, eps_rel=t.eps_rel)
+
+    def preconditioner(self, kind: str) -> Preconditioner:
+        """One of `KINDS`, or `cg`."""
+        match kind:
+            case "none":
+                return Plain()
+            case "nystrom":
+                return Nystrom(basis=self.basis)
+            case "nystrom, l2":
+                return Nystrom(basis=self.basis, norm="l2")
+            case "scale":
+                return Scaled(basis=self.basis)
+            case "blur":
+                return Blurred(sigma=self.settings.transfer.sigma)
+            case "random":
+                return Random(basis=self.basis)
+            case "cg":
+                return ConjugateGradients(basis=self.basis)
+        raise ValueError(kind)
+
+    def tuned(
+        self, seed: int, kind: str = "none", weight: float | None = None, steps: int | None = None
+    ) -> TransferStyleGAN2:
+        """The generator tuned on auxiliary images; weight 0: without the target."""
+        t, p = self.settings.transfer, self.problem
+        return TransferStyleGAN2.of(
+            p.prior,
+            public=p.auxiliary,
+            target=self.target(seed),
+            seed=seed,
+            steps=steps or t.steps,
+            batch=t.batch,
+            lr=t.lr,
+            gamma=p.prior.gamma,
+            least_blur=p.prior.least_blur,
+            adaptive=p.prior.adaptive,
+            lambda_adv=t.weight if weight is None else weight,
+            preconditioner=self.preconditioner(kind),
+        )
+
+    def quality(self, seed: int, prior: Stage) -> TransferQuality:
+        """What a generator draws, beside validation images."""
+        space = self.reader or next(iter(self.panel.plain.values()))
+        return TransferQuality(
+            prior=prior,
+            target=self.target(seed),
+            reader=space,
+            validation=self.problem.validation,
+            count=self.settings.quality_images,
+        )
+
+    # --- attacks ---------------------------------------------------------------------------------------------
+
+    def generators(self, seed: int) -> dict[str, Stage]:
+        """Attack -> the generator that it searches."""
+        return {
+            PPA: self.problem.prior,
+            VANILLA: self.tuned(seed, weight=0.0),
+            ADV: self.tuned(seed),
+            NGD: self.tuned(seed, "nystrom"),
+        }
+
+    def arms(self, seed: int) -> dict[str, Stage]:
+        """Attack -> its stage: Plug & Play on every generator, and unions of as many images."""
+        found: dict[str, PlugAndPlay] = {n: self.ppa(seed, prior=g) for n, g in self.generators(seed).items()}
+        return found | {
+            DUAL: DualAttack(attacks=(found[VANILLA], found[NGD])),
+            DUAL_ADV: DualAttack(attacks=(found[VANILLA], found[ADV])),
+        }
+
+    def run(self, attack: str, row: str, seed: int, stage: Stage, perceptual: bool = True) -> Run:
+        """A stage with the evaluation of the problem's number of images per class."""
+        count = self.problem.samples * (2 if attack == BOTH else 1)
+        return Run(attack, f"{self.name} | {row}", seed, self.evaluation(seed, stage, count, perceptual))
+
+
+def main_runs(bench: Bench) -> Iterator[Run]:
+    """T1: attacks with and without the framework, and both generators' images in full."""
+    for seed in range(bench.settings.seeds):
+        arms = bench.arms(seed)
+        for attack, stage in arms.items():
+            yield bench.run(attack, MAIN, seed, stage)
+        full = DualAttack(attacks=arms[DUAL].attacks, size="full")
+        yield bench.run(BOTH, MAIN, seed, full)
+
+
+def older_runs(bench: Bench) -> Iterator[Run]:
+    """T1: earlier attacks with as many images."""
+    for seed in range(bench.settings.seeds):
+        if bench.problem.faces and seed == 0:
+            yield bench.run(searches.FULL, MAIN, seed, bench.dmmia(seed))
+        for attack, make in bench.older().items():
+            if attack == "GMI" or seed == 0:  # KEDMI's prior is trained with each target anew
+                yield bench.run(attack, MAIN, seed, make(seed))
+
+
+def references(bench: Bench) -> Iterator[Run]:
+    """Rows that no attack made, with as many images."""
+    yield from searches.references(bench)
+
+
+def qualities(bench: Bench) -> dict[tuple[str, float, int, int], TransferQuality]:
+    """(preconditioner, weight, steps, seed) -> the generator's quality; the start has no steps.
+
+    The kinds of T2 have all seeds at the study's weight and length; the frontier and further lengths seed 0.
+    """
+    s, t = bench.settings, bench.settings.transfer
+    found: dict[tuple[str, float, int, int], TransferQuality] = {}
+
+    def add(kind: str, weight: float, steps: int, seed: int) -> None:
+        stage = bench.tuned(seed, kind, weight, steps)
+        found[kind, weight, steps, seed] = bench.quality(seed, stage)
+
+    for seed in range(s.seeds):
+        found["start", 0.0, 0, seed] = bench.quality(seed, bench.problem.prior)
+        add("none", 0.0, t.steps, seed)
+        for kind in ("none", "nystrom"):
+            add(kind, t.weight, t.steps, seed)
+    if bench.problem.faces:
+        for kind in KINDS:
+            for weight in (t.weight, *(s.weights if kind in FRONTIER else ())):
+                add(kind, weight, t.steps, 0)
+        for steps in s.lengths:
+            for kind in ("none", "nystrom"):
+                add(kind, t.weight, steps, 0)
+        if s.cg_steps:
+            for kind in ("nystrom", "cg"):
+                add(kind, t.weight, s.cg_steps, 0)
+    return found
+
+
+# --- sample by sample ------------------------------------------------------------------------------------------
+
+
+def repeated(bench: Bench, number: int, **changes: object) -> PlugAndPlay:
+    """The attack on the NGD generator of seed 0 once more, with a pool of its own."""
+    return bench.ppa(100 + number, prior=bench.tuned(0, "nystrom"), target=bench.target(0), **changes)
+
+
+def again_runs(bench: Bench) -> Iterator[Run]:
+    """OQ1, C16: further seeds of one attack on one target, and what else might reach other images."""
+    for number in range(bench.settings.repeats):
+        yield Run("fresh seed", f"{bench.name} | {AGAIN}", number, evaluated(bench, repeated(bench, number)))
+    spread = bench.dmmia(100, prior=bench.tuned(0, "nystrom"), target=bench.target(0))
+    yield Run("memory", f"{bench.name} | {AGAIN}", 0, evaluated(bench, spread))
+    first = repeated(bench, 0, search="first")
+    yield Run("pool in its own order", f"{bench.name} | {AGAIN}", 0, evaluated(bench, first))
+
+
+def evaluated(bench: Bench, stage: Stage) -> Stage:
+    """Its evaluation against the target of seed 0."""
+    return bench.evaluation(0, stage, bench.problem.samples, True)
+
+
+def measures(bench: Bench) -> dict[str, Stage]:
+    """What is asked of the images sample by sample, of the target of seed 0."""
+    s, p = bench.settings, bench.problem
+    arms = bench.arms(0)
+    others = {run.attack: run.stage for run in older_runs(bench) if run.seed == 0}
+    alike = {run.attack: run.stage for run in references(bench) if run.seed == 0}
+    again = {(run.attack, run.seed): run.evaluation for run in again_runs(bench)}
+    seeds = (bench.evaluation(0, arms[NGD], p.samples, True), *(again["fresh seed", n] for n in range(s.repeats)))
+    shared = dict(private=p.train, samples=p.samples, perceptual=s.perceptual)
+    known = seeds[: 1 + s.repeats // 2]
+    further = {
+        "as many fresh seeds": seeds[len(known) :],
+        "memory": (again["memory", 0],),
+        "pool in its own order": (again["pool in its own order", 0],),
+    }
+    projections = {
+        space: Projection(
+            prior=p.prior, private=p.train, classes=p.classes, perceptual=s.perceptual, space=space, restarts=1,
+            steps=s.projection_steps, pool=p.pool,
+        )
+        for space in ("w", "w+")
+    }  # fmt: skip
+    total = p.samples * len(p.classes)
+    return {
+        "redundancy": Redundancy(attack=arms[NGD], panel=bench.panel, factors=s.factors, **shared),
+        "definitions": Definitions(attacks=arms | others | alike, **shared),
+        "pruning": Pruning(attack=arms[NGD], target=bench.target(0), panel=bench.panel, **shared),
+        "stability": Stability(attacks=tuple(e.attack for e in seeds), **shared),
+        "sizes": SizeCurve(
+            attacks={n: arms[n] for n in (PPA, VANILLA, ADV, NGD)} | {n: alike[n] for n in (PRIOR, PUBLIC, HOLDOUT)},
+            sizes=tuple(dict.fromkeys(max(1, total // part) for part in (24, 12, 6, 3, 2, 1))),
+            **shared,
+        ),
+        "projection": projections["w"],
+        "projection, w+": projections["w+"],
+        "hardness": Hardness(evaluations=known, projection=projections["w"], further=further),
+    }
+
+
+# --- defences --------------------------------------------------------------------------------------------------
+
+
+def audit(bench: Bench, seed: int) -> Vulnerability:
+    """What two seeds of the plain attack expose of the undefended target's training images."""
+    attacks = tuple(bench.ppa(s, target=bench.target(seed)) for s in (seed, 200 + seed))
+    return Vulnerability(attacks=attacks, private=bench.problem.train, samples=bench.problem.samples)
+
+
+def defended(bench: Bench, name: str, seed: int) -> TrainDefended:
+    """The target trained anew with one of `DEFENCES`."""
+    kind, chosen = DEFENCES[name]
+    target = bench.target(seed)
+    strength = bench.settings.strengths.get(kind, 0)
+    fields = {field: getattr(target, field) for field in TrainClassifier.model_fields}
+    return TrainDefended(**fields, audit=audit(bench, seed), defence=kind, chosen=chosen, strength=strength)
+
+
+def defence_runs(bench: Bench) -> Iterator[Run]:
+    """OQ4: every defended target under an attack with a fresh pool, which reads the defended target itself."""
+    p = bench.problem
+    for seed in range(bench.settings.seeds_defence):
+        for name in DEFENCES:
+            target = defended(bench, name, seed)
+            stage = bench.ppa(300 + seed, target=target)
+            evaluation = bench.evaluation(seed, stage, p.samples, True).model_copy(update={"target": target})
+            yield Run(name, f"{bench.name} | OQ4", seed, evaluation)

@@ -78,6 +78,16 @@ def test_replaced_keeps_the_size_and_the_classes() -> None:
     assert redundancy.replaced(labels, 0.9).unique().tolist() == [0, 1]
 
 
+def test_even_copies_leave_fd_nearly_alone_and_uneven_ones_do_not() -> None:
+    base, real = planted(n=200, m=300)
+    base.features[:50] += 1
+    fd = [
+        sets.frechet_distance(real, base.take(rows).features)
+        for rows in (torch.arange(200), torch.arange(200).repeat(20), redundancy.uneven(base.labels, 20))
+    ]
+    assert fd[1] == pytest.approx(fd[0], rel=0.01) and abs(fd[2] - fd[0]) > 0.1 * fd[0]
+
+
 def test_one_mode_of_two_is_dropped() -> None:
     base, _ = planted(n=8)
     base.features[:] = 0.01 * base.features
@@ -103,9 +113,11 @@ def test_copies_leave_ddcs_and_gaps_lower_it(panel: Panel) -> None:
     # Six of the eight private images of every class are there themselves.
     assert raw["coverage"] == 0.75 and raw["DDCS"] == pytest.approx(0.75, abs=1e-5)
     assert raw["KNN distance"] == pytest.approx(0, abs=1e-6)
-    for metric in ("DDCS", "coverage", "accuracy"):
+    for metric in ("DDCS", "coverage", "accuracy", "KNN distance"):
         for arm in (("exact copies", 3.0), ("replaced", 0.0)):
             assert found[*arm, metric] == pytest.approx(found["exact copies", 1.0, metric], abs=1e-6)
+    for arm in ("exact copies", "uneven copies"):
+        assert found[arm, 3.0, "DDCS"] == pytest.approx(raw["DDCS"], abs=1e-6)
     assert found["near copies", 3.0, "DDCS"] >= raw["DDCS"] - 1e-6
     assert found["replaced", 0.5, "DDCS"] == pytest.approx(raw["DDCS"] / 2, abs=1e-5)
     assert found["modes dropped", 0.5, "DDCS"] == pytest.approx(raw["DDCS"] / 2, abs=1e-5)

@@ -29,7 +29,7 @@ class Pruning(Judged):
     attack: SerializeAsAny[Stage]
     target: TrainClassifier
     kept: Annotated[float, Field(gt=0, le=1)] = 0.5
-    axes: Annotated[int, Field(ge=1)] = 64  # leading axes of the private features that greedy removal sees
+    axes: Annotated[int, Field(ge=1)] = 256  # leading axes of the private features that greedy removal sees
     draws: Annotated[int, Field(ge=1)] = 10
     seed: int = 0
 

@@ -17,7 +17,8 @@ SHOWN = 8  # images on the sheets
 class Redundancy(Judged):
     """Rows of (arm, level, metric, value, images) in `meta["rows"]`.
 
-    `exact copies`, `near copies`: every image is there `level` times.  `replaced`: of as many images as were made the
+    `exact copies`, `near copies`: every image is there `level` times, which leaves FD's moments as they are but for
+    n - 1; `uneven copies`: only the first quarter of every class is.  `replaced`: of as many images as were made the
     share `level` are exact copies of the others of their class.  `modes dropped`, `labels dropped`: the share `level`
     is gone.  `sheet`, `sheet_near`: images, and a near copy of each.
     Source: specification ddcs_ngd, section 8, C5 and C6.
@@ -35,6 +36,7 @@ class Redundancy(Judged):
         copies = near_copies(images, max(self.factors) - 1, self.noise, seeded("near copies", self.seed))
         base = self.describe(images, labels, job.device)
         arms = {("exact copies", float(f)): base.take(torch.arange(len(labels)).repeat(f)) for f in self.factors}
+        arms |= {("uneven copies", float(f)): base.take(uneven(labels, f)) for f in self.factors}
         if len(copies):
             both = base + self.describe(copies, labels.repeat(max(self.factors) - 1), job.device)
             arms |= {("near copies", float(f)): both.take(torch.arange(f * len(labels))) for f in self.factors}
@@ -56,6 +58,13 @@ def near_copies(
     copies = [images.flip(3) if copy % 2 else images for copy in range(count)]
     noised = [(x + noise * torch.randn(x.shape, generator=generator)).round().clamp(0, 255).byte() for x in copies]
     return torch.cat(noised) if noised else images[:0]
+
+
+def uneven(labels: Int[Tensor, " n"], times: int) -> Int[Tensor, " k"]:
+    """All rows, and those of the first quarter of every class (at least one) until they are there `times` times."""
+    own = [(labels == c).nonzero().squeeze(1) for c in labels.unique()]
+    repeated = torch.cat([rows[: max(1, len(rows) // 4)] for rows in own])
+    return torch.cat([torch.arange(len(labels)), repeated.repeat(times - 1)])
 
 
 def replaced(labels: Int[Tensor, " n"], share: float) -> Int[Tensor, " n"]:

@@ -2,6 +2,11 @@
 
 from types import ModuleType
 
-from mi_utils.studies import dmmia, logit_augmentation, patch_mi
+from mi_utils.studies import ddcs_ngd, dmmia, logit_augmentation, patch_mi
 
-PAPERS: dict[str, ModuleType] = {"patch_mi": patch_mi, "logit_augmentation": logit_augmentation, "dmmia": dmmia}
+PAPERS: dict[str, ModuleType] = {
+    "patch_mi": patch_mi,
+    "logit_augmentation": logit_augmentation,
+    "dmmia": dmmia,
+    "ddcs_ngd": ddcs_ngd,
+}

@@ -5,16 +5,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_utils.metrics.intervals import Interval, difference_interval
 from mi_utils.report import scores as tidy
-from mi_utils.report.scores import POOLED, paired, percent
+from mi_utils.report.scores import POOLED, percent
 from mi_utils.report.tables import Caption
-from mi_utils.runtime import generator as seeded
 from mi_utils.studies import tables
 from mi_utils.studies.ddcs_ngd.grid import ADV, DEFENCES, DUAL, MAIN, NGD, PPA, VANILLA, audit, defended
 from mi_utils.studies.ddcs_ngd.projection import rows_drawn
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
-from mi_utils.studies.dmmia.results import require_judges
+from mi_utils.studies.dmmia.results import difference, require_judges
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import classifier_row, part
 
@@ -120,9 +118,13 @@ def t1_main(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     return found.rename(index=lambda s: s.replace(f" | {MAIN}", ""), level="data")
 
 
-def difference(scores: pd.DataFrame, one: str, other: str, setting: str, metric: str) -> Interval:
-    """Paired by seed and class."""
-    return difference_interval(*paired(scores, one, other, setting, metric), seeded("bootstrap", one, other, metric))
+def _cell(scores: pd.DataFrame, pair: tuple[str, str], setting: str, metric: str) -> str:
+    """Difference paired by seed and class; n/a where one of both could not be had."""
+    here = scores[(scores["setting"] == setting) & (scores["metric"] == metric) & scores["attack"].isin(pair)]
+    if here.empty or here["value"].isna().any():
+        return tidy.NOT_AVAILABLE
+    i = difference(scores, pair, setting, metric)
+    return f"{i.point:.3f} [{i.low:.3f}, {i.high:.3f}] (n={i.n})"
 
 
 PAIRS = ((VANILLA, PPA), (ADV, VANILLA), (NGD, VANILLA), (NGD, ADV), (NGD, PPA), (DUAL, VANILLA), (DUAL, NGD))
@@ -134,17 +136,9 @@ def t1b_differences(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     for bench in plan.notes["benches"]:
         setting = f"{bench.name} | {MAIN}"
         for one, other in PAIRS:
-            found = {m: _cell(scores, one, other, setting, m) for m in DIFFERENCES}
+            found = {m: _cell(scores, (one, other), setting, m) for m in DIFFERENCES}
             rows.append({"data": bench.name, "difference": f"{one} − {other}"} | found)
     return pd.DataFrame(rows)
-
-
-def _cell(scores: pd.DataFrame, one: str, other: str, setting: str, metric: str) -> str:
-    here = scores[(scores["setting"] == setting) & (scores["metric"] == metric)]
-    if here[here["attack"].isin((one, other))]["value"].isna().any() or here.empty:
-        return tidy.NOT_AVAILABLE
-    i = difference(scores, one, other, setting, metric)
-    return f"{i.point:.3f} [{i.low:.3f}, {i.high:.3f}]"
 
 
 def t2_transfers(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:

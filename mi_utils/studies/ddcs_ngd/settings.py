@@ -136,7 +136,7 @@ def _laptop() -> Settings:
         memory=small.memory,
         baselines=small.baselines,
         seeds=3,
-        weights=(3.0, 30.0),
+        weights=(1.0, 30.0),
         lengths=(40, 160),
         cg_steps=20,
         factors=(1, 2, 5, 10, 20),

@@ -33,10 +33,9 @@ from mi_utils.training.transfer import TransferStyleGAN2
 from mi_utils.training.vulnerability import Vulnerability
 
 MAIN, AGAIN = "T1", "OQ1"
-PPA, VANILLA, ADV, NGD, DUAL, DUAL_ADV, BOTH = (
-    "PPA", "PPA, vanilla", "PPA, entropy", "PPA, NGD", "dual: vanilla + NGD", "dual: vanilla + entropy",
-    "dual, all of both",
-)  # fmt: skip
+# Plug & Play on the untuned generator, and on generators tuned without the target, with its entropy, and by NGD.
+PPA, VANILLA, ADV, NGD = "PPA", "vanilla", "entropy", "NGD"
+DUAL, DUAL_ADV, BOTH = "dual: vanilla + NGD", "dual: vanilla + entropy", "dual, all of both"
 # Preconditioners of the entropy loss's gradient, in the order of tables; the first is the paper's "without NGD".
 KINDS = ("none", "nystrom", "nystrom, l2", "scale", "blur", "random")
 # Name -> defence of the target and whom it protects.

@@ -17,6 +17,7 @@ from mi_utils.studies.tables import nearest
 from mi_utils.training.natural_gradient import held_back
 
 f5_exposed = nearest
+SHORT = {"none": "plain", "nystrom": "NGD", "scale": "shortened", "blur": "blurred", "random": "random basis"}
 
 
 def _bench(plan: Plan, problem: str) -> Bench:
@@ -63,7 +64,7 @@ def fb_frontier(plan: Plan, scores: pd.DataFrame) -> Picture:
         for weight in sorted((0.0, *s.weights, s.transfer.weight)):
             name, setting = arm("none" if weight == 0 else kind, weight, s.transfer.steps)
             x, y = (matrix(scores, name, f"{problem} | {setting}", m)[0][0].item() for m in ("entropy", "FD"))
-            points.append(Point(f"{weight:g}", LABELS[kind], x, y))
+            points.append(Point(f"{weight:g}" if kind == "nystrom" else "", SHORT[kind], x, y))
     return figures.scatter(
         points, x_label="mean entropy of the target (nats)", y_label="FD to validation images", connect=True,
         title=f"{problem}: weights of the entropy loss",

@@ -30,6 +30,7 @@ from mi_utils.models.external import ExternalClassifier
 from mi_utils.report import folder
 from mi_utils.scoring import score
 from mi_utils.stage import StageFailed
+from mi_utils.studies import PAPERS
 
 CHROMIUM = Path("/usr/bin/chromium")
 FILES = ["vulnerable.csv", "vulnerable.html", "vulnerable.json"]
@@ -138,6 +139,23 @@ def test_a_small_budget_and_a_resize_are_those_of_score(plain: Audit):
     found = vulnerable([MADE, OTHER], PRIVATE, budget=28 * 10**6)
     assert found.ranked["private"].tolist() == plain.ranked["private"].tolist()
     assert vulnerable(MADE, PRIVATE, size=32).record["shape"] == [1, 32, 32]
+
+
+def test_a_stored_reproduction_brings_its_private_images_and_references():
+    run = PAPERS["patch_mi"].plan("smoke").find("BMI")
+    run.stage.result("cpu")
+    found = vulnerable("stored:patch_mi/BMI", profile="smoke")
+    assert len(found.ranked) == found.record["images"]["private"] and "holdout" in found.record["reference"]
+
+
+def test_every_shipped_generator_is_there():
+    facts = {name: prior.facts() for name, prior in shipped().items()}
+    assert {name: (f["channels"], f["size"]) for name, f in facts.items()} == {
+        "faces-32": (3, 32),
+        "faces-32-shifted": (3, 32),
+        "faces-64": (3, 64),
+    }
+    assert all("shipped" in f for f in facts.values()), "read, not trained"
 
 
 # --- the page ----------------------------------------------------------------------------------------------

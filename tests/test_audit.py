@@ -238,12 +238,24 @@ def test_names_of_the_users_cannot_write_into_the_page(tmp_path: Path):
     assert any('"quoted"' in image["alt"] for image in page.all("img"))
 
 
+def pictures(found: Audit) -> list[Image.Image]:
+    """The images of the page, in its order."""
+    sources = [image["src"].partition(",")[2] for image in Page(found.html).all("img")]
+    return [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
+
+
+def test_the_page_shows_each_private_image_beside_its_own_reconstruction(plain: Audit):
+    shown = [torch.from_numpy(np.array(picture)) for picture in pictures(plain)]
+    fakes = [MADE[0], OTHER[0]]
+    for i, row in enumerate(plain.ranked.head(5).itertuples()):
+        assert torch.equal(shown[2 * i], PRIVATE[0][row.private, 0])
+        assert torch.equal(shown[2 * i + 1], fakes[row.seed][row.reconstruction, 0])
+
+
 def test_large_images_are_shown_smaller_and_in_colour():
     images = noise(2, 3, 200)
     found = vulnerable((images, [0, 1]), (images, [0, 1]))
-    for image in Page(found.html).all("img"):
-        shown = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
-        assert shown.size == (160, 160) and shown.mode == "RGB"
+    assert [(picture.size, picture.mode) for picture in pictures(found)] == [((160, 160), "RGB")] * 4
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no browser at /usr/bin/chromium")

@@ -3,8 +3,9 @@
 The attack is given the classifier, a generator and class ids, never a private image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -110,13 +111,7 @@ def attacked(
     typed = f"Plug & Play on {judge.targets[0].name.removeprefix('target ')}"
     seeds = [_made(stage, typed) for stage in stages]
     samples = Labelled(stages[0].unaimed(device), None, None, f"samples of {request.prior}")
-    told = {
-        "name": typed,
-        "prior": str(request.prior),
-        "accuracy_on_private": known,
-        "settings": SEARCH | NEUTRAL | {"samples": stages[0].samples, "centre": request.centre},
-        "keys": [stage.key for stage in stages],
-    }
+    told = _told(request, typed, known, stages)
     return gather(replace(asked, reconstructions=seeds, prior=samples), None, net.least_side), told
 
 
@@ -158,3 +153,14 @@ def _made(stage: PlugAndPlayOnFile, typed: str) -> Labelled:
     """The images of one seed."""
     found = stage.result().tensors
     return Labelled(found["images"], found["labels"], None, f"{typed}, seed {stage.seed}")
+
+
+def _told(request: Request, typed: str, known: float, stages: Sequence[PlugAndPlayOnFile]) -> dict[str, Any]:
+    """The attack as JSON types; `known`: share of the private images that the classifier names right."""
+    return {
+        "name": typed,
+        "prior": Path(str(request.prior)).name,
+        "accuracy_on_private": known,
+        "settings": SEARCH | NEUTRAL | {"samples": stages[0].samples, "centre": request.centre},
+        "keys": [stage.key for stage in stages],
+    }

@@ -1,9 +1,9 @@
-"""Command line: `python -m mi_utils reproduce | score | status | clean | export | retrain`."""
+"""Command line: `python -m mi_utils reproduce | score | vulnerable | status | clean | export | retrain`."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mi_utils.errors import UserError
@@ -36,9 +36,10 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="reproduce|score|status|clean|export|retrain")
+    commands = top.add_subparsers(required=True, metavar="reproduce|score|vulnerable|status|clean|export|retrain")
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
+    add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))
     commands.add_parser("status", help="list what the store holds").set_defaults(run=status)
     add_clean(commands.add_parser("clean", help="delete stored results"))
     add_export(commands.add_parser("export", help="write reconstructions as PNG files and one npz"))
@@ -72,13 +73,40 @@ def add_score(command: argparse.ArgumentParser) -> None:
     command.add_argument("--evaluator", action="append", default=[], metavar="YAML", help="another net; repeatable")
     command.add_argument("--kes", action="store_true", help="train classifiers on the reconstructions (minutes)")
     command.add_argument("--test", metavar="IMAGES", help="real images for --kes (default: the holdout)")
+    add_comparison(command, "scores/<name>")
+
+
+def add_vulnerable(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=vulnerable)
+    command.description = (
+        "TARGET is reconstructions of your private images' classes, as `score` reads them, or your classifier: "
+        "'{arch: resnet18, weights: net.safetensors, classes: 10, size: 32}' or a .yaml file with that, which is then "
+        "attacked by Plug & Play."
+    )
+    command.add_argument("target", nargs="+", metavar="TARGET", help="reconstructions, a set a seed; or one classifier")
+    command.add_argument("--private", metavar="IMAGES", help="the images that the classifier learnt from")
+    command.add_argument("--prior", metavar="GENERATOR", help="of the attack on a classifier: faces-32, faces-64 or a "
+                         "StyleGAN2 file; beside reconstructions, samples of it")  # fmt: skip
+    command.add_argument("--holdout", metavar="IMAGES", help="private images that it has not seen, as a reference")
+    command.add_argument("--reference", "--public", dest="public", metavar="IMAGES", help="images that no attack made")
+    command.add_argument("--seeds", type=positive, metavar="N", help="attacks on a classifier (default: 2)")
+    command.add_argument("--samples", type=positive, metavar="N", help="reconstructions a class and seed (default: 32)")
+    command.add_argument("--centre", type=positive, metavar="PX", help="crop of the generator's images")
+    command.add_argument("--top", type=positive, default=32, metavar="N", help="pairs on the sheet (default: 32)")
+    command.add_argument("--transform", default="recip1p", help="g of DDCS: recip1p (default), exp or linear")
+    command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+    add_comparison(command, "vulnerable/<name>")
+
+
+def add_comparison(command: argparse.ArgumentParser, out: str) -> None:
+    """How images are compared, the same in `score` and `vulnerable`."""
     command.add_argument("--size", type=positive, metavar="PX", help="resize all images to PX x PX")
     command.add_argument("--net", default="st-lpips-alex", help="perceptual network (default: st-lpips-alex)")
     command.add_argument("--scope", default="global", help="pairs of DDCS: global (default), or label: of equal class")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
     command.add_argument("--budget", type=size_in_bytes, metavar="SIZE", help="memory for embeddings, such as 2GB")
     command.add_argument("--profile", default="laptop", help="of stored:... (default: laptop)")
-    command.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: scores/<name>)")
+    command.add_argument("--out", type=Path, metavar="DIR", help=f"a new folder (default: {out})")
 
 
 def add_clean(command: argparse.ArgumentParser) -> None:
@@ -119,22 +147,38 @@ def reproduce(given: argparse.Namespace) -> int:
 
 
 def score(given: argparse.Namespace) -> int:
-    import time
-
     from mi_utils.scoring.request import Request, named_after
     from mi_utils.scoring.run import scored
 
-    began = time.monotonic()
     options = {name: value for name, value in vars(given).items() if name not in ("run", "debug", "evaluator", "out")}
     request = Request(
         **options,
         evaluators=given.evaluator,
         out=given.out or Path("scores") / named_after(given.reconstructions[0]),
-        say=lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True),
+        say=steps(),
     )
     scored(request).show()
     print(f"everything in {request.out}")
     return 0
+
+
+def vulnerable(given: argparse.Namespace) -> int:
+    from mi_utils.audit.request import Request, named_after
+    from mi_utils.audit.run import audited
+
+    options = {name: value for name, value in vars(given).items() if name not in ("run", "debug", "out")}
+    out = given.out or Path("vulnerable") / named_after(given.target[0])
+    audited(Request(**options, out=out, say=steps())).show()
+    print(f"everything in {out}; open {out / 'vulnerable.html'}")
+    return 0
+
+
+def steps() -> Callable[[str], None]:
+    """Prints which step has begun, and after how many seconds, to stderr."""
+    import time
+
+    began = time.monotonic()
+    return lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
 
 
 def status(given: argparse.Namespace) -> int:

@@ -21,8 +21,6 @@ from mi_utils.errors import UserError
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 KINDS = "a folder, an .npz or .parquet file, stored:<paper>/<attack>, a YAML mapping {kind: ...}, or (images, labels)"
 
-Given = str | Path | ImageSet | tuple[object, object]
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -52,6 +50,9 @@ class Labelled:
         )
 
 
+Given = str | Path | ImageSet | Labelled | tuple[object, object]
+
+
 def read(given: Given, what: str, *, labelled: bool = True, size: int | None = None) -> list[Labelled]:
     """One set, or one a seed where an npz names several; UserError for anything that cannot be read.
 
@@ -65,6 +66,8 @@ def read(given: Given, what: str, *, labelled: bool = True, size: int | None = N
 
 
 def _read(given: Given, what: str, labelled: bool, size: int | None) -> list[Labelled]:
+    if isinstance(given, Labelled):
+        return [given]
     if isinstance(given, ImageSet):
         return [of_set(given, given.name)]
     if isinstance(given, tuple) and len(given) == 2:

@@ -103,9 +103,14 @@ def judges(
     return Judges(tuple(targets), tuple(plain), tuple(rejecting), no_target, no_evaluator)
 
 
+def recipe_of(given: ExternalClassifier | str | Path) -> ExternalClassifier:
+    """The recipe, or the one that the text or file holds."""
+    return given if isinstance(given, ExternalClassifier) else parse(str(given))
+
+
 def _external(given: ExternalClassifier | str | Path, name: str, device: torch.device) -> Judge:
     """The user's net, under its architecture's name."""
-    recipe = given if isinstance(given, ExternalClassifier) else parse(str(given))
+    recipe = recipe_of(given)
     return Judge(f"{name} {recipe.arch}", recipe.load(device), recipe.classes, recipe.reject)
 
 

@@ -44,15 +44,15 @@ class Exposure:
     matched_in: Int[Tensor, " n"]  # number of seeds
 
 
-def part(context: Context, searcher: Searcher) -> tuple[Part, Exposure]:
-    """All rows of the group, and the ranked list of private images."""
+def part(context: Context, searcher: Searcher, transform: ddcs.Transform = "recip1p") -> tuple[Part, Exposure]:
+    """All rows of the group, and the ranked list of private images.  `transform`: of DDCS, one without a scale."""
     context.say(f"embedding {len(context.sets.private):,} private images, {context.net.name}")
     real = searcher.embedded(context.sets.private)
     kept = same_size(context)
     searches = [_search(context, searcher, real, i, kept) for i in range(len(context.sets.seeds))]
     others = _reference_searches(context, searcher, real, kept)
     found = Part()
-    plain = ddcs.Options(scope=context.scope)
+    plain = ddcs.Options(transform, scope=context.scope)
     for options in (plain, _scaled(searcher, real, context.scope)):
         if isinstance(options, Row):
             found.rows.append(options)

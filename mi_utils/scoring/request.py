@@ -73,9 +73,9 @@ class Request:
         plain = {name: getattr(self, name) for name in ("size", "net", "scope", "budget", "kes", "profile")}
         named = {name: getattr(self, name) for name in ("private", "holdout", "prior", "public", "test", "target")}
         return {
-            "reconstructions": [_named(given) for given in self.reconstructions],
-            **{name: _named(given) for name, given in named.items()},
-            "evaluators": [_named(given) for given in self.evaluators],
+            "reconstructions": [as_typed(given) for given in self.reconstructions],
+            **{name: as_typed(given) for name, given in named.items()},
+            "evaluators": [as_typed(given) for given in self.evaluators],
             **plain,
             "device": str(self.device),
             "recipe": self.recipe.model_dump(mode="json") if self.kes else None,
@@ -93,12 +93,14 @@ def named_after(given: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "scores"
 
 
-def _named(given: object) -> str | None:
+def as_typed(given: object) -> str | None:
     """A set or net as the user named it; what was passed as an object is described."""
     if given is None or isinstance(given, str | Path):
         return None if given is None else str(given)
     if isinstance(given, ExternalClassifier):
         return given.arch
+    if isinstance(given, Labelled):
+        return given.typed
     return getattr(given, "name", None) or f"tensors of {len(given[0])} images"
 
 

@@ -127,6 +127,27 @@ def _computed(context: Context, searcher: Searcher, nets: Judges, request: Reque
 
 def _record(request: Request, data: Sets, device: torch.device, net: str, seconds: float) -> dict[str, Any]:
     """What was scored, how, and by what code and machine; no path but those that the user typed."""
+    return {
+        "net": net,
+        "definition": Options(scope=request.scope).name(net),
+        "options": request.options(),
+        "images": sizes(data),
+        "shape": list(data.private.images.shape[1:]),
+        "provenance": made_by(device, seconds),
+    }
+
+
+def sizes(data: Sets) -> dict[str, Any]:
+    """Numbers of images: a list for the reconstructions, one entry a seed."""
+    return {
+        "reconstructions": [len(seed) for seed in data.seeds],
+        "private": len(data.private),
+        **{name: len(found) for name, found in data.others.items()},
+    }
+
+
+def made_by(device: torch.device, seconds: float) -> dict[str, Any]:
+    """Code, libraries and machine behind the numbers; UserError where a path has got into it."""
     made = {
         **runtime.describe(device),
         "packages": provenance.versions(),
@@ -134,17 +155,4 @@ def _record(request: Request, data: Sets, device: torch.device, net: str, second
         "seconds": round(seconds, 1),
     }
     provenance.private(made)
-    private = data.private
-    sizes = {
-        "reconstructions": [len(seed) for seed in data.seeds],
-        "private": len(private),
-        **{name: len(found) for name, found in data.others.items()},
-    }
-    return {
-        "net": net,
-        "definition": Options(scope=request.scope).name(net),
-        "options": request.options(),
-        "images": sizes,
-        "shape": list(private.images.shape[1:]),
-        "provenance": made,
-    }
+    return made

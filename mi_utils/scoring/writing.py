@@ -66,16 +66,7 @@ class Scores:
 
     def write(self, dest: Path | str) -> Path:
         """scores.json, table.md, table.csv, per_class.csv, exposed.csv, nearest.png in a new or empty folder."""
-        dest = Path(dest)
-        check_free(dest)
-        draft = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
-        try:
-            for name, content in self._files().items():
-                folder.write(draft / name, content)
-            draft.replace(dest)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return dest
+        return publish(Path(dest), self._files)
 
     def _files(self) -> dict[str, bytes | str]:
         """File name -> content."""
@@ -94,8 +85,8 @@ class Scores:
             **self.record,
             "notes": list(self.notes),
             "classes": {str(c): name for c, name in self.names.items()},
-            "table": _records(self.table),
-            "per_class": _records(self.per_class),
+            "table": records(self.table),
+            "per_class": records(self.per_class),
         }
 
     def caption(self) -> str:
@@ -115,14 +106,14 @@ class Scores:
         console = console or Console(width=WIDTH)
         reasons = list(dict.fromkeys(row.reason for row in self.rows if row.reason))
         console.print(self.caption(), markup=False, highlight=False)
-        console.print(_grid(self.rows, reasons))
+        console.print(grid(self.rows, reasons))
         definitions = [f"{row.short} = {row.metric}" for row in self.rows if row.short in DEFINED]
         lines = [f"[{i}] {reason}" for i, reason in enumerate(reasons, 1)]
         for line in (*definitions, *lines, *(f"note: {note}" for note in self.notes)):
             console.print(line, markup=False, highlight=False)
 
 
-def _grid(rows: Sequence[Row], reasons: Sequence[str]) -> Grid:
+def grid(rows: Sequence[Row], reasons: Sequence[str]) -> Grid:
     """A section a group; a number in brackets points at the reason for an empty cell."""
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, width=WIDTH, show_edge=False)
     grid.add_column("metric", ratio=1, overflow="fold")
@@ -138,9 +129,22 @@ def _grid(rows: Sequence[Row], reasons: Sequence[str]) -> Grid:
     return grid
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON types; an empty cell is null."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def publish(dest: Path, files: Callable[[], Mapping[str, bytes | str]]) -> Path:
+    """A new or empty folder with these files (name -> content, made once it is free), whole or not at all."""
+    check_free(dest)
+    draft = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
+    try:
+        for name, content in files().items():
+            folder.write(draft / name, content)
+        draft.replace(dest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return dest
 
 
 def check_free(dest: Path) -> None:

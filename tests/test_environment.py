@@ -97,6 +97,7 @@ LAYERS = (
     ("attacks", "training", "metrics", "report"),
     ("studies",),
     ("scoring",),
+    ("audit",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

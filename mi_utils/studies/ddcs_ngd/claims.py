@@ -228,11 +228,13 @@ class Ledger(ledger.Ledger):
     def nc1(self, claim: Claim) -> Judgement:
         """FD at equal mean entropy: NGD's minus each control's, interpolated along the frontier of seed 0."""
         gaps = {LABELS[k]: self._gap(k) for k in FRONTIER if k != "nystrom"}
-        known = {n: g for n, g in gaps.items() if g is not None}
-        said = "; ".join(f"{n}: {g:+.3f}" for n, g in known.items()) or "the frontiers do not overlap"
-        below = sum(g < 0 for g in known.values())
-        grade = 2 if known and below == len(known) else int(below > 0)
-        return self._stated(claim, grade, f"FD of NGD minus a control's at equal entropy: {said}")
+        known = [g for g in gaps.values() if g is not None]
+        said = "; ".join(f"{n}: {'do not overlap' if g is None else f'{g:+.3f}'}" for n, g in gaps.items())
+        words = f"FD of NGD minus a control's at equal entropy: {said}"
+        if not known:
+            return unjudged(claim, words)
+        below = sum(g < 0 for g in known)
+        return self._stated(claim, 2 if below == len(gaps) else int(below > 0), words)
 
     def _gap(self, kind: str) -> float | None:
         """Mean difference of two curves FD(entropy) over the entropies that both span; None where they do not."""

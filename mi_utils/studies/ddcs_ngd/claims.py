@@ -179,14 +179,22 @@ class Ledger(ledger.Ledger):
 
     def c12(self, claim: Claim) -> Judgement:
         """nDDCS of the NGD attack on faces minus that on the other data, and that above 0."""
-        if len(self.names) < 2:
-            return unjudged(claim, "one data set")
+        if reason := self._without_normalised():
+            return unjudged(claim, reason)
         one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
         found = {
             f"nDDCS, {self.names[1]}": signed(self.mean(other, claim.id)),
             f"nDDCS, {self.first} − {self.names[1]}": signed(self.difference(one, other, claim.id, "gap")),
         }
         return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def _without_normalised(self) -> str:
+        """Why nDDCS of the NGD attack on two data sets cannot be compared; empty where it can."""
+        if len(self.names) < 2:
+            return "one data set"
+        rows = self.scores[(self.scores["metric"] == "nDDCS") & (self.scores["attack"] == NGD)]
+        lost = rows[rows["setting"].isin([f"{n} | {MAIN}" for n in self.names[:2]]) & rows["value"].isna()]
+        return "" if lost.empty else f"nDDCS of {lost.iloc[0]['setting']} {lost.iloc[0]['reason']}"
 
     def c13(self, claim: Claim) -> Judgement:
         """FD of a short transfer by one mean Hessian beside each image's own: stated."""
@@ -295,8 +303,8 @@ class Ledger(ledger.Ledger):
 
     def oq3(self, claim: Claim) -> Judgement:
         """nDDCS of the NGD attack elsewhere at least .9 of that on faces."""
-        if len(self.names) < 2:
-            return unjudged(claim, "one data set")
+        if reason := self._without_normalised():
+            return unjudged(claim, reason)
         one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
         gap = self.difference(other, 0.9 * one, claim.id)
         return rules.effects(claim, {"nDDCS − 0.9 × faces'": signed(gap)}, stand_in=self.stand_in)

@@ -314,7 +314,7 @@ class Ledger(ledger.Ledger):
         seeds = self.plan.settings.seeds_defence
         if not seeds:
             return unjudged(claim, "no defended targets in this profile")
-        rises = {name: torch.stack([rise(self.plan, name, s) for s in range(seeds)]) for name in DEFENCES}
+        rises = {name: torch.stack([rise(self.plan, name, s).mean() for s in range(seeds)]) for name in DEFENCES}
         said = ", ".join(f"{n} {float(d.mean()):+.4f}" for n, d in rises.items())
         words = f"rise of d on the vulnerable images since the audit: {said}"
         if seeds < rules.LEAST_SEEDS:

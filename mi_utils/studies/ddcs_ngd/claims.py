@@ -57,10 +57,10 @@ class Ledger(ledger.Ledger):
 
     # --- statistics ----------------------------------------------------------------------------------------
 
-    def between(self, claim: Claim, one: str, other: str, metric: str, name: str | None = None) -> Interval:
+    def between(self, claim: Claim, one: str, other: str, metric: str) -> Interval:
         """One attack minus another."""
-        pair = (self.values(attack, metric, name=name) for attack in (one, other))
-        return self.difference(*pair, claim.id, one, other, metric, name or self.first)
+        pair = (self.values(attack, metric) for attack in (one, other))
+        return self.difference(*pair, claim.id, one, other, metric, self.first)
 
     def transfer(self, kind: str, metric: str, weight: float | None = None, name: str | None = None) -> torch.Tensor:
         """Quality (seeds, 1) of a tuned generator at the study's length, by default at its weight."""
@@ -68,9 +68,10 @@ class Ledger(ledger.Ledger):
         row, setting = arm(kind, t.weight if weight is None else weight, t.steps)
         return matrix(self.scores, row, f"{name or self.first} | {setting}", metric)[0]
 
-    def tuned(self, claim: Claim, metric: str, kinds: Sequence[str] = ("nystrom", "none"), **where: str) -> Interval:
-        """Quality of one kind of transfer minus another's."""
-        return self.difference(*(self.transfer(k, metric, **where) for k in kinds), claim.id, metric, *where.values())
+    def tuned(self, claim: Claim, metric: str, name: str) -> Interval:
+        """Quality of the transfer by NGD minus that by the plain gradient."""
+        pair = (self.transfer(kind, metric, name=name) for kind in ("nystrom", "none"))
+        return self.difference(*pair, claim.id, metric, name)
 
     def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """Rows of one of the measures."""
@@ -104,7 +105,7 @@ class Ledger(ledger.Ledger):
 
     def c4(self, claim: Claim) -> Judgement:
         """Energy of fine structure, NGD minus plain, in octaves."""
-        found = {f"artefacts, {n}": signed(self.tuned(claim, "artefacts", name=n), -1) for n in self.names}
+        found = {f"artefacts, {n}": signed(self.tuned(claim, "artefacts", n), -1) for n in self.names}
         return rules.effects(claim, found, stand_in=self.stand_in)
 
     def _redundancy(self, arm_name: str, metric: str) -> pd.Series:

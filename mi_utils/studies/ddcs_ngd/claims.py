@@ -57,10 +57,10 @@ class Ledger(ledger.Ledger):
 
     # --- statistics ----------------------------------------------------------------------------------------
 
-    def between(self, claim: Claim, one: str, other: str, metric: str, name: str | None = None) -> Interval:
+    def between(self, claim: Claim, one: str, other: str, metric: str) -> Interval:
         """One attack minus another."""
-        pair = (self.values(attack, metric, name=name) for attack in (one, other))
-        return self.difference(*pair, claim.id, one, other, metric, name or self.first)
+        pair = (self.values(attack, metric) for attack in (one, other))
+        return self.difference(*pair, claim.id, one, other, metric, self.first)
 
     def transfer(self, kind: str, metric: str, weight: float | None = None, name: str | None = None) -> torch.Tensor:
         """Quality (seeds, 1) of a tuned generator at the study's length, by default at its weight."""
@@ -68,9 +68,10 @@ class Ledger(ledger.Ledger):
         row, setting = arm(kind, t.weight if weight is None else weight, t.steps)
         return matrix(self.scores, row, f"{name or self.first} | {setting}", metric)[0]
 
-    def tuned(self, claim: Claim, metric: str, kinds: Sequence[str] = ("nystrom", "none"), **where: str) -> Interval:
-        """Quality of one kind of transfer minus another's."""
-        return self.difference(*(self.transfer(k, metric, **where) for k in kinds), claim.id, metric, *where.values())
+    def tuned(self, claim: Claim, metric: str, name: str) -> Interval:
+        """Quality of the transfer by NGD minus that by the plain gradient."""
+        pair = (self.transfer(kind, metric, name=name) for kind in ("nystrom", "none"))
+        return self.difference(*pair, claim.id, metric, name)
 
     def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """Rows of one of the measures."""
@@ -104,7 +105,7 @@ class Ledger(ledger.Ledger):
 
     def c4(self, claim: Claim) -> Judgement:
         """Energy of fine structure, NGD minus plain, in octaves."""
-        found = {f"artefacts, {n}": signed(self.tuned(claim, "artefacts", name=n), -1) for n in self.names}
+        found = {f"artefacts, {n}": signed(self.tuned(claim, "artefacts", n), -1) for n in self.names}
         return rules.effects(claim, found, stand_in=self.stand_in)
 
     def _redundancy(self, arm_name: str, metric: str) -> pd.Series:
@@ -179,14 +180,22 @@ class Ledger(ledger.Ledger):
 
     def c12(self, claim: Claim) -> Judgement:
         """nDDCS of the NGD attack on faces minus that on the other data, and that above 0."""
-        if len(self.names) < 2:
-            return unjudged(claim, "one data set")
+        if reason := self._without_normalised():
+            return unjudged(claim, reason)
         one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
         found = {
             f"nDDCS, {self.names[1]}": signed(self.mean(other, claim.id)),
             f"nDDCS, {self.first} − {self.names[1]}": signed(self.difference(one, other, claim.id, "gap")),
         }
         return rules.effects(claim, found, stand_in=self.stand_in)
+
+    def _without_normalised(self) -> str:
+        """Why nDDCS of the NGD attack on two data sets cannot be compared; empty where it can."""
+        if len(self.names) < 2:
+            return "one data set"
+        rows = self.scores[(self.scores["metric"] == "nDDCS") & (self.scores["attack"] == NGD)]
+        lost = rows[rows["setting"].isin([f"{n} | {MAIN}" for n in self.names[:2]]) & rows["value"].isna()]
+        return "" if lost.empty else f"nDDCS of {lost.iloc[0]['setting']} {lost.iloc[0]['reason']}"
 
     def c13(self, claim: Claim) -> Judgement:
         """FD of a short transfer by one mean Hessian beside each image's own: stated."""
@@ -228,11 +237,13 @@ class Ledger(ledger.Ledger):
     def nc1(self, claim: Claim) -> Judgement:
         """FD at equal mean entropy: NGD's minus each control's, interpolated along the frontier of seed 0."""
         gaps = {LABELS[k]: self._gap(k) for k in FRONTIER if k != "nystrom"}
-        known = {n: g for n, g in gaps.items() if g is not None}
-        said = "; ".join(f"{n}: {g:+.3f}" for n, g in known.items()) or "the frontiers do not overlap"
-        below = sum(g < 0 for g in known.values())
-        grade = 2 if known and below == len(known) else int(below > 0)
-        return self._stated(claim, grade, f"FD of NGD minus a control's at equal entropy: {said}")
+        known = [g for g in gaps.values() if g is not None]
+        said = "; ".join(f"{n}: {'do not overlap' if g is None else f'{g:+.3f}'}" for n, g in gaps.items())
+        words = f"FD of NGD minus a control's at equal entropy: {said}"
+        if not known:
+            return unjudged(claim, words)
+        below = sum(g < 0 for g in known)
+        return self._stated(claim, 2 if below == len(gaps) else int(below > 0), words)
 
     def _gap(self, kind: str) -> float | None:
         """Mean difference of two curves FD(entropy) over the entropies that both span; None where they do not."""
@@ -293,8 +304,8 @@ class Ledger(ledger.Ledger):
 
     def oq3(self, claim: Claim) -> Judgement:
         """nDDCS of the NGD attack elsewhere at least .9 of that on faces."""
-        if len(self.names) < 2:
-            return unjudged(claim, "one data set")
+        if reason := self._without_normalised():
+            return unjudged(claim, reason)
         one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
         gap = self.difference(other, 0.9 * one, claim.id)
         return rules.effects(claim, {"nDDCS − 0.9 × faces'": signed(gap)}, stand_in=self.stand_in)
@@ -304,7 +315,7 @@ class Ledger(ledger.Ledger):
         seeds = self.plan.settings.seeds_defence
         if not seeds:
             return unjudged(claim, "no defended targets in this profile")
-        rises = {name: torch.stack([rise(self.plan, name, s) for s in range(seeds)]) for name in DEFENCES}
+        rises = {name: torch.stack([rise(self.plan, name, s).mean() for s in range(seeds)]) for name in DEFENCES}
         said = ", ".join(f"{n} {float(d.mean()):+.4f}" for n, d in rises.items())
         words = f"rise of d on the vulnerable images since the audit: {said}"
         if seeds < rules.LEAST_SEEDS:

@@ -1,6 +1,6 @@
 """The runs of the DDCS / NGD study: which generators are tuned how, who attacks with them, and what is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 from mi_utils.attacks.plug_and_play import PlugAndPlay
@@ -45,8 +45,6 @@ DEFENCES = {
     GUIDED: ("smooth", "vulnerable"),
     CONTROL: ("smooth", "random"),
     "smoothing, all images": ("smooth", "all"),
-    "negative smoothing, vulnerable images": ("negls", "vulnerable"),
-    "less weight, vulnerable images": ("weight", "vulnerable"),
 }
 FRONTIER = ("none", "nystrom", "scale", "blur", "random")  # of them at several weights
 
@@ -131,6 +129,10 @@ class Bench(searches.Bench):
             DUAL: DualAttack(attacks=(found[VANILLA], found[NGD])),
             DUAL_ADV: DualAttack(attacks=(found[VANILLA], found[ADV])),
         }
+
+    def older(self, shifted: bool = False) -> dict[str, Callable[[int], Stage]]:
+        """GMI and KEDMI, whose priors learn faces: on faces alone."""
+        return super().older(shifted) if self.problem.faces else {}
 
     def run(self, attack: str, row: str, seed: int, stage: Stage, perceptual: bool = True) -> Run:
         """A stage with the evaluation of the problem's number of images per class."""

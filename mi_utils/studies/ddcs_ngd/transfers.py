@@ -61,7 +61,8 @@ class TransferQuality(Stage):
 def noisiness(images: UInt8[Tensor, "n c s s"]) -> Float[Tensor, " n"]:
     r"""Mean spectral energy of each image above 3/4 of the Nyquist frequency (either axis), of values in [-1, 1]."""
     x = to_float(images).double()
-    energy = torch.fft.rfft2(x, norm="ortho").abs().square().mean(1)
+    energy = torch.fft.fft2(x, norm="ortho").abs().square().mean(1)
     side = x.shape[-1]
-    high = (torch.fft.fftfreq(side).abs()[:, None] > CUT / 2) | (torch.fft.rfftfreq(side)[None] > CUT / 2)
+    above = torch.fft.fftfreq(side).abs() > CUT / 2
+    high = above[:, None] | above
     return energy[:, high.to(energy.device)].mean(1).clamp(min=1e-12)

@@ -64,7 +64,8 @@ def fb_frontier(plan: Plan, scores: pd.DataFrame) -> Picture:
         for weight in sorted((0.0, *s.weights, s.transfer.weight)):
             name, setting = arm("none" if weight == 0 else kind, weight, s.transfer.steps)
             x, y = (matrix(scores, name, f"{problem} | {setting}", m)[0][0].item() for m in ("entropy", "FD"))
-            points.append(Point(f"{weight:g}" if kind == "nystrom" else "", SHORT[kind], x, y))
+            common = weight == 0 and kind != FRONTIER[0]  # all lines start there
+            points.append(Point("" if common else f"{weight:g}", SHORT[kind], x, y))
     return figures.scatter(
         points, x_label="mean entropy of the target (nats)", y_label="FD to validation images", connect=True,
         title=f"{problem}: weights of the entropy loss",

@@ -9,7 +9,7 @@ from mi_utils.report import scores as tidy
 from mi_utils.report.scores import POOLED, percent
 from mi_utils.report.tables import Caption
 from mi_utils.studies import tables
-from mi_utils.studies.ddcs_ngd.grid import ADV, DEFENCES, DUAL, MAIN, NGD, PPA, VANILLA, audit, defended
+from mi_utils.studies.ddcs_ngd.grid import ADV, DEFENCES, DUAL, MAIN, NGD, PPA, TWICE, VANILLA, audit, defended
 from mi_utils.studies.ddcs_ngd.projection import rows_drawn
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia.results import difference, require_judges
@@ -113,7 +113,7 @@ def t1_main(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
         "DDCS": {("UMDFaces", NGD): "22.52 (best method)"},
         "DDCS coverage": {("UMDFaces", NGD): "33.84 (best method)"},
     }
-    settings = [f"{b.name} | {MAIN}" for b in plan.notes["benches"]]
+    settings = [f"{b.name} | {row}" for b in plan.notes["benches"] for row in (MAIN, TWICE)]
     found = tables.table(part(scores, settings), ATTACKS, published if plan.profile == "paper" else None)
     return found.rename(index=lambda s: s.replace(f" | {MAIN}", ""), level="data")
 

@@ -37,8 +37,6 @@ def shipped() -> list[Shippable]:
         stages += [bench.problem.prior, *bench.panel.everyone().values()]
         stages += [bench.reader] if bench.reader else []
         stages += [bench.target(seed) for seed in range(made.settings.seeds)]
-    first = made.notes["benches"][0]
-    stages += [run.evaluation.target for run in grid.defence_runs(first)]
     older = {run.stage for run in made.runs if run.attack in ("GMI", "KEDMI")}
     stages += [stage.prior for stage in older]
     return list({recipe_digest(stage): stage for stage in stages}.values())

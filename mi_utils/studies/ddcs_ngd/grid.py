@@ -77,7 +77,7 @@ class Bench(searches.Bench):
             case "random":
                 return Random(basis=self.basis)
             case "cg":
-                return ConjugateGradients(basis=self.basis)
+                return ConjugateGradients(basis=self.basis, most=400)
         raise ValueError(kind)
 
     def tuned(

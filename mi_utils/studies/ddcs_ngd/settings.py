@@ -138,7 +138,7 @@ def _laptop() -> Settings:
         seeds=3,
         weights=(1.0, 30.0),
         lengths=(40, 160),
-        cg_steps=10,
+        cg_steps=0,  # some hundred Hessian products an image and step
         factors=(1, 2, 5, 10, 20),
         repeats=3,
         projection_steps=12,
@@ -202,6 +202,7 @@ def _gpu() -> Settings:
             "memory": large.memory,
             "baselines": None,
             "transfer": base.transfer.model_copy(update={"steps": 5000, "images": 64}),
+            "cg_steps": 20,
             "weights": (0.01, 0.03, 0.1, 0.3),
             "lengths": (1000, 2500, 10_000),
             "quality_images": 5000,

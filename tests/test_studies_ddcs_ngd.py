@@ -239,9 +239,10 @@ def test_every_tuned_generator_has_a_row_of_its_own(laptop) -> None:
 def test_tables_have_a_row_per_arm_and_no_published_number(laptop) -> None:
     scores = scored(laptop, {("DDCS", NGD, "faces"): 0.25})
     t1 = results.t1_main(laptop, scores)
-    common = {PPA, VANILLA, ADV, NGD, DUAL, grid.DUAL_ADV, BOTH, PRIOR, PUBLIC, HOLDOUT}
+    common = {PPA, VANILLA, ADV, NGD, DUAL, grid.DUAL_ADV, PRIOR, PUBLIC, HOLDOUT}
     rows = {name: set(t1.xs(name, level="data").index) for name in ("faces", "UCI digits")}
     assert rows == {"faces": common | {"DMMIA", "GMI", "KEDMI"}, "UCI digits": common}
+    assert {i for i in t1.index if BOTH in i} == {(f"{name}, twice as many images", BOTH) for name in rows}
     assert not [c for c in t1.columns if "published" in c]
     t2 = results.t2_transfers(laptop, scores)
     assert len(t2) == len({(n, *results.arm(*w[:3])) for n, q in laptop.notes["qualities"].items() for w in q})

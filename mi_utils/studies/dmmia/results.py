@@ -52,20 +52,22 @@ def complete(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
 def require_judges(plan: Plan) -> None:
     """UserError where an evaluator knows private test images less well than the best target, beyond chance.
 
-    Chance: two standard errors of the difference of two shares of the test images.  At `smoke` nothing is trained long
-    enough to ask.
+    Chance: two standard errors of the difference of two shares of the test images, by their common share.  At `smoke`
+    nothing is trained long enough to ask.
     """
     if plan.profile == "smoke":
         return
     for bench in plan.notes["benches"]:
         best = max((bench.target(seed).facts() for seed in range(plan.settings.seeds)), key=itemgetter("test_accuracy"))
-        share, n = best["test_accuracy"], best["n_test"]
-        least = share - 2 * (2 * share * (1 - share) / n) ** 0.5
+        share = best["test_accuracy"]
         for name, judge in bench.panel.plain.items():
-            if judge.facts()["test_accuracy"] < least:
+            found = judge.facts()["test_accuracy"]
+            common = (share + found) / 2
+            least = share - 2 * (2 * common * (1 - common) / best["n_test"]) ** 0.5
+            if found < least:
                 raise UserError(
                     f"{bench.name}: expected judges as accurate as the target ({share:.3f}, {least:.3f} by chance), "
-                    f"found {name} with {judge.facts()['test_accuracy']:.3f}; train it longer or on more images"
+                    f"found {name} with {found:.3f}; train it longer or on more images"
                 )
 
 

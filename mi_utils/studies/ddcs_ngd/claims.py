@@ -307,6 +307,10 @@ class Ledger(ledger.Ledger):
         if reason := self._without_normalised():
             return unjudged(claim, reason)
         one, other = (self.values(NGD, "nDDCS", name=name) for name in self.names[:2])
+        if one.mean() <= 0:
+            return unjudged(
+                claim, f"nDDCS is {float(one.mean()):.2f} on {self.first}: there is nothing to compare with"
+            )
         gap = self.difference(other, 0.9 * one, claim.id)
         return rules.effects(claim, {"nDDCS − 0.9 × faces'": signed(gap)}, stand_in=self.stand_in)
 

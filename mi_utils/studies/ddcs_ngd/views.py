@@ -13,10 +13,11 @@ from mi_utils.studies.ddcs_ngd.grid import ADV, FRONTIER, MAIN, NGD, PPA, VANILL
 from mi_utils.studies.ddcs_ngd.results import LABELS, arm, measured
 from mi_utils.studies.evaluation import drawn_per_class
 from mi_utils.studies.plan import Plan
-from mi_utils.studies.tables import nearest
+from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC, nearest
 from mi_utils.training.natural_gradient import held_back
 
 f5_exposed = nearest
+TINTS = {ADV: "adv", HOLDOUT: "private", PRIOR: "prior", PUBLIC: "public"}
 SHORT = {"none": "plain", "nystrom": "NGD", "scale": "shortened", "blur": "blurred", "random": "random basis"}
 
 
@@ -106,9 +107,13 @@ def fa_sizes(plan: Plan) -> Picture:
         for axis in axes:
             for name, rows in found[found["metric"] == axis.get_title()].groupby("set", sort=False):
                 x, y, e = (torch.tensor(rows[c].to_numpy()) for c in ("size", "mean", "std"))
-                axis.plot(x, 100 * y, color=figures.colour(name), label=name)
-                axis.fill_between(x, 100 * (y - 2 * e), 100 * (y + 2 * e), color=figures.colour(name), alpha=0.15)
+                tint = figures.colour(TINTS.get(name, name))
+                axis.plot(x, 100 * y, color=tint, label=name)
+                axis.fill_between(x, 100 * (y - 2 * e), 100 * (y + 2 * e), color=tint, alpha=0.15)
+            sizes = sorted(found["size"].unique())
             axis.set(xlabel="reconstructions", ylabel="%", xscale="log")
+            axis.set_xticks(sizes, [f"{size}" for size in sizes], rotation=45)
+            axis.minorticks_off()
     return picture
 
 

@@ -222,10 +222,14 @@ def _smoke() -> Settings:
     base = _laptop()
     small = faces(identities=4, scale=0.02, attacked=2)
     short = {"steps": 3, "batch": 4}
-    tiny = {n: getattr(small, n).model_copy(update=short) for n in ("matched", "shifted")}
-    tiny |= {n: getattr(small, n).start.model_copy(update=short | changes) for n, changes in
-             (("prior", {"start": tiny["matched"]}), ("further", {}))}  # fmt: skip
-    problem = small.model_copy(update=tiny | {"pool": 40, "candidates": 6, "samples": 4, "epochs": 3, "draws": 2})
+
+    def tiny(prior: TrainStyleGAN2, **changes: object) -> TrainStyleGAN2:
+        """Three steps on few people: drawing all of them would take longer than the rest."""
+        return prior.model_copy(update=short | {"public": prior.public.model_copy(update={"identities": 40})} | changes)
+
+    priors = {n: tiny(getattr(small, n)) for n in ("matched", "shifted")}
+    priors |= {"prior": tiny(small.prior.start, start=priors["matched"]), "further": tiny(small.further.start)}
+    problem = small.model_copy(update=priors | {"pool": 40, "candidates": 6, "samples": 4, "epochs": 3, "draws": 2})
     return base.model_copy(
         update={
             "problems": (problem,),

@@ -40,8 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     device = runtime.device(options.device)
     runtime.prepare(device)
+    names = chosen(options.names)
     saved = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
-    for name in chosen(options.names):
+    saved = {name: row for name, row in saved.items() if name in BENCHMARKS}  # of benchmarks that there are
+    for name in names:
         reason = BENCHMARKS[name].unavailable(device)
         if reason:
             print(f"{name}: not run: {reason}")

@@ -13,7 +13,7 @@ from tests.benchmarks.harness import Comparison, benchmark, clocked
 
 BATCH = 32
 MOST = 128  # channels
-NETS = ((32, 16), (64, 8), (64, 16))  # size of the small priors' images, channels there
+NETS = ((32, 16), (64, 16))  # size of the small priors' images, channels there
 Layer = tuple[int, int, int, bool]  # channels in, channels out, side of the input, twice the size or not
 
 

@@ -182,7 +182,7 @@ DEVIATIONS = (
     ("L_adv", "formula not public", "entropy of the target's softmax", "\"derived from the confidences\""),
     ("damping", "unknown", "1e-3 of the largest eigenvalue, or the smallest one kept", "nothing is known below it"),
     ("generator", "StyleGAN2 at 256 px", "StyleGAN2 at 32 px, narrow", "two cores"),
-    ("auxiliary images", "30,000", "2,000 people's views, 1,347 × ½ digits", "two cores"),
+    ("auxiliary images", "30,000", "2,000 of 400 people; 672 digits", "two cores"),
     ("selection", "unknown", "none: all candidates count", "selection trades coverage for confidence"),
 )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ from mi_utils import studies
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 PARAMETERS = {"profile", "device", "cluster", "workers", "overrides", "figures"}
-SECONDS_COLD, SECONDS_WARM = 120, 45
 
 
 class Place(NamedTuple):
@@ -28,12 +26,10 @@ class Place(NamedTuple):
 class Run(NamedTuple):
     place: Place
     results: Path
-    seconds: float
 
 
 def run(name: str, place: Place, **parameters: Any) -> Run:
     """Plain papermill, as a user would call it from notebooks/."""
-    start = time.monotonic()
     given = {"profile": "smoke", "figures": str(place.figures), "workers": 1} | parameters
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MI_STORE", str(place.store))
@@ -41,7 +37,7 @@ def run(name: str, place: Place, **parameters: Any) -> Run:
             NOTEBOOKS / f"{name}.ipynb", place.figures.parent / f"{name}.ipynb", given,
             cwd=NOTEBOOKS, progress_bar=False,
         )  # fmt: skip
-    return Run(place, place.figures / given["profile"] / name, time.monotonic() - start)
+    return Run(place, place.figures / given["profile"] / name)
 
 
 def stored(place: Place) -> dict[str, int]:
@@ -84,7 +80,6 @@ def test_cold_run_writes_scores_claims_and_provenance(first: Run) -> None:
     assert json.loads((first.results / "claims.json").read_text())
     assert json.loads((first.results / "provenance.json").read_text())
     assert list(first.results.rglob("*.png"))
-    assert first.seconds < SECONDS_COLD
 
 
 def test_second_run_trains_nothing(name: str, first: Run) -> None:
@@ -94,7 +89,6 @@ def test_second_run_trains_nothing(name: str, first: Run) -> None:
     assert before
     assert stored(first.place) == before
     assert (second.results / "scores.csv").read_bytes() == scores
-    assert second.seconds < SECONDS_WARM
 
 
 @pytest.mark.parametrize("wrong", [{"profile": "laptpo"}, {"overrides": {"no_such_field": 1}}], ids=str)

@@ -18,7 +18,7 @@ from mi_utils.errors import UserError
 from mi_utils.metrics.precision import float32
 from mi_utils.models import perceptual
 from mi_utils.runtime import generator as seeded
-from mi_utils.stage import Config, Job, Output, Stage
+from mi_utils.stage import Config, Job, Output
 from mi_utils.training.natural_gradient import (
     Embedding,
     Norm,
@@ -31,13 +31,14 @@ from mi_utils.training.natural_gradient import (
     products,
     smooth_embedding,
 )
+from mi_utils.training.shipped import Shippable
 from mi_utils.training.stylegan2 import TrainStyleGAN2
 
 Relative = Annotated[float, Field(gt=0)]  # damping as a share of the largest eigenvalue
 Project = Callable[[Tensor, Tensor], Tensor]  # images (n, c, s, s) and a gradient there -> the gradient that is used
 
 
-class PerceptualBasis(Stage):
+class PerceptualBasis(Shippable):
     r"""The leading eigenvectors of $\bar H=\frac1{B_0}\sum_bH_b$ over images of a generator, computed once.
 
     Tensors: `vectors` U (n_x, k), `values` Λ (k,), descending.  `meta`: `trace` of the mean Hessian and the share of
@@ -63,7 +64,7 @@ class PerceptualBasis(Stage):
             raise UserError(f"net: {self.net} cannot be loaded: {reason}; use st-lpips-alex")
         return self
 
-    def compute(self, job: Job) -> Output:
+    def learn(self, job: Job) -> Output:
         """Products with all columns, one time more than there are rounds, a chunk at a time."""
         net = perceptual.load(self.net).to(job.device)
         x = self._images(job.device)

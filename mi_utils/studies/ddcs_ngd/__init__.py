@@ -20,23 +20,28 @@ def plan(profile: str, **overrides: Any) -> Plan:
     chosen = settings(profile, **overrides)
     benches = [grid.Bench(problem, chosen) for problem in chosen.problems]
     runs = [run for bench in benches for run in (*grid.main_runs(bench), *grid.older_runs(bench))]
-    runs += [*grid.again_runs(benches[0]), *grid.defence_runs(benches[0])]
+    runs += [*grid.again_runs(benches[0]), *grid.victim_runs(benches[0]), *grid.defence_runs(benches[0])]
     references = tuple(run for bench in benches for run in grid.references(bench))
     qualities = {bench.name: grid.qualities(bench) for bench in benches}
-    measures = grid.measures(benches[0])
-    extra = (*(stage for found in qualities.values() for stage in found.values()), *measures.values())
-    notes = {"benches": benches, "qualities": qualities, "measures": measures}
+    measures, memorisation = grid.measures(benches[0]), grid.memorisation(benches[0])
+    audits = [grid.audit(benches[0], seed) for seed in range(chosen.seeds_defence)]
+    quality = (stage for found in qualities.values() for stage in found.values())
+    extra = (*quality, *measures.values(), *memorisation.values(), *audits)
+    notes = {"benches": benches, "qualities": qualities, "measures": measures, "memorisation": memorisation}
     return Plan("ddcs_ngd", profile, chosen, tuple(runs), references, extra, notes)
 
 
 def shipped() -> list[Shippable]:
-    """What comes trained with the project: the generators that are tuned, targets, evaluators, factor regressor."""
+    """What comes trained with the project: generators and their eigenvectors, targets, evaluators, factor regressor."""
     made = plan("laptop")
     stages: list[Shippable] = []
     for bench in made.notes["benches"]:
-        stages += [bench.problem.prior, *bench.panel.everyone().values()]
+        stages += [bench.problem.prior, bench.basis, *bench.panel.everyone().values()]
         stages += [bench.reader] if bench.reader else []
         stages += [bench.target(seed) for seed in range(made.settings.seeds)]
+    first = made.notes["benches"][0]
+    stages += [grid.defended(first, n, seed) for n in grid.DEFENCES for seed in range(made.settings.seeds_defence)]
+    stages += [make(seed) for make in grid.victims(first).values() for seed in range(made.settings.seeds)]
     older = {run.stage for run in made.runs if run.attack in ("GMI", "KEDMI")}
     stages += [stage.prior for stage in older]
     return list({recipe_digest(stage): stage for stage in stages}.values())

@@ -1,18 +1,33 @@
 """The claims ledger of DDCS and NGD (specification, section 8), and its open questions: each with what judges it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 
-from mi_utils.metrics.intervals import Interval, ratio_interval
+from mi_utils.metrics.intervals import Interval, ratio_interval, spearman_interval
 from mi_utils.report import claims as rules
 from mi_utils.report.claims import Claim, Effect, Judgement, signed, unjudged
 from mi_utils.report.scores import matrix
 from mi_utils.runtime import generator as seeded
 from mi_utils.studies import ledger
-from mi_utils.studies.ddcs_ngd.grid import CONTROL, DEFENCES, DUAL, FRONTIER, GUIDED, MAIN, NGD, PPA, VANILLA
-from mi_utils.studies.ddcs_ngd.results import LABELS, arm, measured, rise, sizes
+from mi_utils.studies.ddcs_ngd.grid import (
+    CONTROL,
+    DEFENCES,
+    DUAL,
+    FRONTIER,
+    GUIDED,
+    KNOWING,
+    MAIN,
+    NGD,
+    PPA,
+    REPEATED,
+    UNDEFENDED,
+    VANILLA,
+    defended,
+)
+from mi_utils.studies.ddcs_ngd.results import LABELS, arm, measured, sizes
+from mi_utils.studies.ddcs_ngd.targets import Outcome, covered, outcome, prior_coverage
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR
 
@@ -43,6 +58,8 @@ STATED = (
 CLAIMS = {i: Claim(id=i, statement=s, source=w, kind=k, published=p) for i, s, w, k, p in STATED}
 POINT = 0.01  # of DDCS and of coverage
 AUC, MOST = 0.7, 0.5
+DROP = 1.0  # points of test accuracy that a defence may cost
+ATTACKERS = {REPEATED: "the audit's attacker", KNOWING: "the knowing attacker"}
 
 
 class Ledger(ledger.Ledger):
@@ -175,8 +192,18 @@ class Ledger(ledger.Ledger):
         return self._stated(claim, 2 * int(left > MOST), words)
 
     def c11(self, claim: Claim) -> Judgement:
-        """Needs targets that differ in what they memorise."""
-        return unjudged(claim, "not measured: the study has one architecture of targets")
+        """Coverage beyond the prior's rises with the target's gap of cross-entropy; the least gap has the least."""
+        facts, seeds = self.plan.notes["memorisation"], range(self.plan.settings.seeds)
+        prior = prior_coverage(self.plan, self.scores)
+        names = list(dict.fromkeys(name for name, _ in facts))
+        beyond = torch.stack([covered(self.plan, self.scores, name) - prior for name in names])
+        gap = torch.tensor([[facts[n, s].result().meta["loss_gap"] for s in seeds] for n in names]).double()
+        found = spearman_interval(gap.flatten(), beyond.flatten(), seeded("bootstrap", claim.id))
+        judged = rules.association(claim, found, 1, stand_in=self.stand_in)
+        least, lowest = names[int(gap.mean(1).argmin())], names[int(beyond.mean(1).argmin())]
+        grade = min(grade_of(judged), 2 if least == lowest else 1)
+        words = f"Spearman over {len(names)} targets x {len(seeds)} seeds; least gap: {least}, least coverage: {lowest}"
+        return rules.regraded(judged, grade, words)
 
     def c12(self, claim: Claim) -> Judgement:
         """nDDCS of the NGD attack on faces minus that on the other data, and that above 0."""
@@ -315,18 +342,53 @@ class Ledger(ledger.Ledger):
         return rules.effects(claim, {"nDDCS − 0.9 × faces'": signed(gap)}, stand_in=self.stand_in)
 
     def oq4(self, claim: Claim) -> Judgement:
-        """Rise of the vulnerable images' distance under the defence, beyond that of random images' defence."""
+        """Rise of the vulnerable images' distance under the defence, beyond that of random images' defence.
+
+        Under both attackers.  A part: beyond that of the undefended target attacked again.  Held back to a part where
+        test accuracy falls by over a point or the others' DDCS is certainly higher.
+        """
         seeds = self.plan.settings.seeds_defence
         if not seeds:
             return unjudged(claim, "no defended targets in this profile")
-        rises = {name: torch.stack([rise(self.plan, name, s).mean() for s in range(seeds)]) for name in DEFENCES}
-        said = ", ".join(f"{n} {float(d.mean()):+.4f}" for n, d in rises.items())
-        words = f"rise of d on the vulnerable images since the audit: {said}"
+        told = {(r, n): [outcome(self.plan, n, s, r) for s in range(seeds)] for r in ATTACKERS for n in DEFENCES}
+        rises = {at: torch.stack([o.rise.mean() for o in found]) for at, found in told.items()}
+        words = "; ".join(
+            f"{who}: " + ", ".join(f"{n} {float(rises[row, n].mean()):+.4f}" for n in DEFENCES)
+            for row, who in ATTACKERS.items()
+        )
+        words = f"rise of d on the vulnerable images since the audit, {words}"
         if seeds < rules.LEAST_SEEDS:
             return unjudged(claim, f"{seeds} seed, {rules.LEAST_SEEDS} are needed; {words}")
-        gap = self.difference(rises[GUIDED], rises[CONTROL], claim.id)
-        judged = rules.effects(claim, {"d, vulnerable − random images defended": signed(gap)}, stand_in=self.stand_in)
-        return judged.model_copy(update={"reason": f"{judged.reason}; {words}"})
+        over = {n: [self.difference(rises[r, GUIDED], rises[r, n], claim.id, r, n) for r in ATTACKERS]
+                for n in (CONTROL, UNDEFENDED)}  # fmt: skip
+        found = {f"d, vulnerable − random images defended, {who}": signed(gap)
+                 for who, gap in zip(ATTACKERS.values(), over[CONTROL], strict=True)}  # fmt: skip
+        judged = rules.effects(claim, found, stand_in=self.stand_in)
+        beyond = all(gap.low > 0 for gap in over[UNDEFENDED])
+        costs = self._costs(claim, told)
+        grade = 2 if judged.verdict == "reproduced" and beyond and not costs else int(beyond)
+        return rules.regraded(judged, grade, "; ".join(filter(None, [costs, words])))
+
+    def _costs(self, claim: Claim, told: Mapping[tuple[str, str], Sequence[Outcome]]) -> str:
+        """What speaks against the guided defence: lost accuracy, and a leak that moved; empty where nothing does."""
+        bench, seeds = self.plan.notes["benches"][0], range(self.plan.settings.seeds_defence)
+        accuracy = {
+            n: sum(defended(bench, n, s).facts()["test_accuracy"] for s in seeds) / len(seeds)
+            for n in (UNDEFENDED, GUIDED)
+        }
+        lost = 100 * (accuracy[UNDEFENDED] - accuracy[GUIDED])
+        said = [f"test accuracy falls by {lost:.1f} points"] if lost > DROP else []
+        for row, who in ATTACKERS.items():
+            pair = (torch.tensor([o.others for o in told[row, n]], dtype=torch.float64) for n in (GUIDED, UNDEFENDED))
+            moved = self.difference(*pair, claim.id, "others", row)
+            if moved.low > 0:
+                said.append(f"DDCS of the others rises by {100 * moved.point:.1f} points, {who}")
+        return "; ".join(said)
+
+
+def grade_of(judged: Judgement) -> int:
+    """0, 1 or 2; 0 also of what cannot be judged."""
+    return rules.GRADES.index(judged.verdict) if judged.verdict in rules.GRADES else 0
 
 
 def interpolated(curve: Sequence[tuple[float, float]], at: torch.Tensor) -> torch.Tensor:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
+from mi_utils.attacks.objective import Objective
 from mi_utils.attacks.plug_and_play import PlugAndPlay
+from mi_utils.attacks.soft_labels import SoftLabelSearch
 from mi_utils.attacks.union import DualAttack
 from mi_utils.stage import Stage
 from mi_utils.studies.ddcs_ngd.definitions import Definitions
 from mi_utils.studies.ddcs_ngd.hardness import Hardness
+from mi_utils.studies.ddcs_ngd.memorisation import Memorisation
 from mi_utils.studies.ddcs_ngd.projection import Projection
 from mi_utils.studies.ddcs_ngd.pruning import Pruning
 from mi_utils.studies.ddcs_ngd.redundancy import Redundancy
@@ -15,6 +18,7 @@ from mi_utils.studies.ddcs_ngd.sizes import SizeCurve
 from mi_utils.studies.ddcs_ngd.stability import Stability
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia import grid as searches
+from mi_utils.studies.nets import Net, trained
 from mi_utils.studies.plan import Run
 from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC
 from mi_utils.training.classifier import TrainClassifier
@@ -29,23 +33,31 @@ from mi_utils.training.preconditioners import (
     Random,
     Scaled,
 )
+from mi_utils.training.private import TrainPrivate
+from mi_utils.training.statistics import FeatureStatistics
+from mi_utils.training.student import TrainStudent
 from mi_utils.training.transfer import TransferStyleGAN2
 from mi_utils.training.vulnerability import Vulnerability
 
-MAIN, TWICE, AGAIN = "T1", "T1, twice as many images", "OQ1"
+MAIN, TWICE, AGAIN, VICTIMS = "T1", "T1, twice as many images", "OQ1", "C11"
 # Plug & Play on the untuned generator, and on generators tuned without the target, with its entropy, and by NGD.
 PPA, VANILLA, ADV, NGD = "PPA", "vanilla", "entropy", "NGD"
+LOMMA = "GMI, LOMMA"
 DUAL, DUAL_ADV, BOTH = "dual: vanilla + NGD", "dual: vanilla + entropy", "dual, all of both"
 # Preconditioners of the entropy loss's gradient, in the order of tables; the first is the paper's "without NGD".
 KINDS = ("none", "nystrom", "nystrom, l2", "scale", "blur", "random")
 # Name -> defence of the target and whom it protects.
-GUIDED, CONTROL = "smoothing, vulnerable images", "smoothing, random images"
+UNDEFENDED, GUIDED, CONTROL = "undefended", "smoothing, vulnerable images", "smoothing, random images"
+EVERYONE, PRIVATE = "smoothing, all images", "DP-SGD"
 DEFENCES = {
-    "undefended": ("none", "vulnerable"),
+    UNDEFENDED: ("none", ""),
     GUIDED: ("smooth", "vulnerable"),
     CONTROL: ("smooth", "random"),
-    "smoothing, all images": ("smooth", "all"),
+    EVERYONE: ("smooth", "all"),
+    PRIVATE: ("private", ""),
 }
+# The attacker of the audit, and one who knows the defence and its strength, but not whom it protects.
+REPEATED, KNOWING = "OQ4", "OQ4, knowing attacker"
 FRONTIER = ("none", "nystrom", "scale", "blur", "random")  # of them at several weights
 
 
@@ -134,6 +146,17 @@ class Bench(searches.Bench):
         """GMI and KEDMI, whose priors learn faces: on faces alone."""
         return super().older(shifted) if self.problem.faces else {}
 
+    def lomma(self, seed: int) -> Stage:
+        """GMI with the logit loss and distilled students."""
+        base = self.older()["GMI"](seed)
+        public, target = base.prior.public, self.target(seed)
+        students = tuple(
+            TrainStudent(teacher=target, public=public, seed=1000 * (1 + i) + seed, **student_fields(net))
+            for i, net in enumerate(self.settings.students.values())
+        )
+        statistics = FeatureStatistics(target=target, public=public)
+        return base.model_copy(update={"objective": Objective(loss="logit", students=students, statistics=statistics)})
+
     def run(self, attack: str, row: str, seed: int, stage: Stage, perceptual: bool = True) -> Run:
         """A stage with the evaluation of the problem's number of images per class."""
         count = self.problem.samples * (2 if attack == BOTH else 1)
@@ -158,6 +181,13 @@ def older_runs(bench: Bench) -> Iterator[Run]:
         for attack, make in bench.older().items():
             if attack == "GMI" or seed == 0:  # KEDMI's prior is trained with each target anew
                 yield bench.run(attack, MAIN, seed, make(seed))
+        if bench.older() and bench.settings.students and seed == 0:
+            yield bench.run(LOMMA, MAIN, seed, bench.lomma(seed))
+
+
+def student_fields(net: Net) -> dict[str, object]:
+    """What of a classifier's recipe a student takes."""
+    return {name: getattr(net, name) for name in ("architecture", "width", "iterations", "batch", "lr")}
 
 
 def references(bench: Bench) -> Iterator[Run]:
@@ -266,21 +296,72 @@ def audit(bench: Bench, seed: int) -> Vulnerability:
     return Vulnerability(attacks=attacks, private=bench.problem.train, samples=bench.problem.samples)
 
 
-def defended(bench: Bench, name: str, seed: int) -> TrainDefended:
+def defended(bench: Bench, name: str, seed: int) -> TrainClassifier:
     """The target trained anew with one of `DEFENCES`."""
     kind, chosen = DEFENCES[name]
     target = bench.target(seed)
-    strength = bench.settings.strengths.get(kind, 0)
+    if kind == "none":
+        return target
     fields = {field: getattr(target, field) for field in TrainClassifier.model_fields}
-    return TrainDefended(**fields, audit=audit(bench, seed), defence=kind, chosen=chosen, strength=strength)
+    if kind == "private":
+        return TrainPrivate(**fields, noise=bench.settings.noise)
+    smoothing = bench.settings.smoothing
+    return TrainDefended(**fields, audit=audit(bench, seed), defence=kind, chosen=chosen, strength=smoothing)
+
+
+def taught(target: TrainClassifier) -> float:
+    """The smoothing of the labels that a defence taught of the images it protects; 0 without one."""
+    if not isinstance(target, TrainDefended):
+        return 0.0
+    return target.strength / (1 if target.chosen == "all" else target.audit.share)
+
+
+def knowing(bench: Bench, seed: int, target: TrainClassifier) -> SoftLabelSearch:
+    """The search for what a protected image would be called."""
+    return SoftLabelSearch(**bench.search(seed, target=target), epsilon=taught(target))
 
 
 def defence_runs(bench: Bench) -> Iterator[Run]:
-    """OQ4: every defended target under an attack with a fresh pool, which reads the defended target itself."""
+    """OQ4: every defended target under attacks with a fresh pool, which read the defended target itself."""
     p = bench.problem
     for seed in range(bench.settings.seeds_defence):
         for name in DEFENCES:
             target = defended(bench, name, seed)
-            stage = bench.ppa(300 + seed, target=target)
-            evaluation = bench.evaluation(seed, stage, p.samples, True).model_copy(update={"target": target})
-            yield Run(name, f"{bench.name} | OQ4", seed, evaluation)
+            attacks = {REPEATED: bench.ppa(300 + seed, target=target), KNOWING: knowing(bench, 300 + seed, target)}
+            for row, stage in attacks.items():
+                evaluation = bench.evaluation(seed, stage, p.samples, True).model_copy(update={"target": target})
+                yield Run(name, f"{bench.name} | {row}", seed, evaluation)
+
+
+# --- targets that memorise more or less ----------------------------------------------------------------------
+
+
+def victims(bench: Bench) -> dict[str, Callable[[int], TrainClassifier]]:
+    """Name -> target by seed: the study's, the same after a tenth of its training, and other architectures."""
+    p = bench.problem
+    nets = {f"{p.target.architecture}, a tenth of the steps": brief(p.target), **p.targets, **bench.settings.victims}
+    others = {n: lambda seed, net=net: trained(net, p.train, p.test, seed) for n, net in nets.items()}
+    return {p.target.architecture: bench.target, **others}
+
+
+def brief(net: Net) -> Net:
+    """The recipe with a tenth of the steps."""
+    return net.model_copy(update={"iterations": max(1, net.iterations // 10)})
+
+
+def victim_runs(bench: Bench) -> Iterator[Run]:
+    """C11: Plug & Play on the untuned generator against every victim; the study's own target is in T1."""
+    for name, make in list(victims(bench).items())[1:]:
+        for seed in range(bench.settings.seeds):
+            stage = bench.ppa(seed, target=make(seed))
+            scored = bench.evaluation(seed, stage, bench.problem.samples, True)
+            yield Run(name, f"{bench.name} | {VICTIMS}", seed, scored.model_copy(update={"target": make(seed)}))
+
+
+def memorisation(bench: Bench) -> dict[tuple[str, int], Memorisation]:
+    """(victim, seed) -> what it memorises."""
+    return {
+        (name, seed): Memorisation(target=make(seed))
+        for name, make in victims(bench).items()
+        for seed in range(bench.settings.seeds)
+    }

@@ -1,16 +1,12 @@
 """Tables of the DDCS / NGD study, each a function of the plan and its `complete` scores."""
 
 import pandas as pd
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from mi_utils.report import scores as tidy
-from mi_utils.report.scores import POOLED, percent
+from mi_utils.report.scores import POOLED
 from mi_utils.report.tables import Caption
 from mi_utils.studies import tables
-from mi_utils.studies.ddcs_ngd.grid import ADV, DEFENCES, DUAL, MAIN, NGD, PPA, TWICE, VANILLA, audit, defended
-from mi_utils.studies.ddcs_ngd.projection import rows_drawn
+from mi_utils.studies.ddcs_ngd.grid import ADV, DUAL, MAIN, NGD, PPA, TWICE, VANILLA
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia.results import difference, require_judges
 from mi_utils.studies.plan import Plan
@@ -185,36 +181,6 @@ DEVIATIONS = (
     ("auxiliary images", "30,000", "2,000 of 400 people; 672 digits", "two cores"),
     ("selection", "unknown", "none: all candidates count", "selection trades coverage for confidence"),
 )  # fmt: skip
-
-
-def rise(plan: Plan, name: str, seed: int) -> Float[Tensor, " v"]:
-    """By how much a private image's distance has risen since the audit, of every vulnerable image.
-
-    In the attack on the target trained with a defence; the audit's distance is the mean over its attacks.
-    """
-    bench = plan.notes["benches"][0]
-    known = audit(bench, seed).result().tensors
-    stage = plan.find(name, f"{bench.name} | OQ4", seed).evaluation
-    whole, classes = bench.problem.train.load(), bench.problem.classes
-    rows = rows_drawn(whole, classes, plan.settings.perceptual)
-    now = torch.full((len(whole),), torch.nan, dtype=torch.float64)
-    now[rows] = stage.result().tensors["nearest_q_real"].double()
-    change = (now - known["distances"].double().mean(0))[known["vulnerable"]]
-    return change[change.isfinite()]
-
-
-def defences(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
-    """OQ4: what each defence costs, and what attacks with a fresh pool find of the targets trained with it."""
-    bench = plan.notes["benches"][0]
-    found = tables.table(part(scores, [f"{bench.name} | OQ4"]), ("target", "ensemble mean", *ATTACKS[:3], "FD"))
-    seeds = range(plan.settings.seeds_defence)
-    accuracy = {n: [defended(bench, n, s).facts()["test_accuracy"] for s in seeds] for n in DEFENCES}
-    risen = {n: [float(rise(plan, n, s).mean()) for s in seeds] for n in DEFENCES}
-    names = found.index.get_level_values("attack")
-    return found.assign(**{
-        "target's test accuracy %": [percent(sum(accuracy[n]) / len(seeds)) for n in names],
-        "rise of d, vulnerable": [f"{sum(risen[n]) / len(seeds):+.4f}" for n in names],
-    })  # fmt: skip
 
 
 def measured(plan: Plan, name: str) -> pd.DataFrame:

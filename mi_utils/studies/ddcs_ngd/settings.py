@@ -12,7 +12,7 @@ from mi_utils.studies.dmmia.settings import MAKERS as SEARCHES
 from mi_utils.studies.dmmia.settings import MODES, Baselines, Memory
 from mi_utils.studies.dmmia.settings import Problem as Searched
 from mi_utils.studies.dmmia.settings import faces as searched
-from mi_utils.studies.nets import LIGHT, STROKES, net
+from mi_utils.studies.nets import FACES, LIGHT, STROKES, Net, net
 from mi_utils.training.stylegan2 import TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
@@ -50,7 +50,9 @@ class Settings(Config):
     transfer: Transfer
     memory: Memory
     baselines: Baselines | None
+    students: dict[str, Net] = {}  # of LOMMA, which is GMI with the logit loss and these; none: no LOMMA
     seeds: Count
+    victims: dict[str, Net] = {}  # further architectures of targets, of the first problem
     weights: tuple[float, ...]  # of the frontier, seed 0
     lengths: tuple[int, ...]  # steps of further transfers with the natural gradient, seed 0
     cg_steps: Annotated[int, Field(ge=0)]  # of the transfers that compare `cg` with `nystrom`; 0: none
@@ -58,13 +60,17 @@ class Settings(Config):
     repeats: Annotated[int, Field(ge=2)]  # further seeds of one attack on one target
     projection_steps: Count
     seeds_defence: Annotated[int, Field(ge=0)]
-    strengths: dict[str, float]  # of the defences
+    smoothing: Rate  # gamma of the defences by smoothing
+    noise: Rate  # sigma of DP-SGD
     fresh: Annotated[int, Field(ge=0)] = 0
     frames: Annotated[int, Field(ge=2)] = 2
     perceptual: Count  # private images per class of DDCS
     quality_images: Count  # of every kind behind a Fréchet distance
     reader_identities: Count
     reader_iterations: Count
+
+
+STUDENTS = {"CNN": ("cnn", 12), "separable": ("separable", 24), "VGG-like": ("vggish", 8)}
 
 
 def faces() -> Problem:
@@ -135,15 +141,18 @@ def _laptop() -> Settings:
         transfer=Transfer(steps=80, weight=10.0, k=256, images=16),
         memory=small.memory,
         baselines=small.baselines,
+        students={n: net(a, w, 350).model_copy(update={"lr": 0.05}) for n, (a, w) in STUDENTS.items()},
         seeds=3,
+        victims={"AlexNet-like": net("cnn5", 16, faces().target.iterations, FACES)},  # shallow, wide kernels
         weights=(1.0, 30.0),
         lengths=(40, 160),
         cg_steps=0,  # some hundred Hessian products an image and step
         factors=(1, 2, 5, 10, 20),
         repeats=3,
         projection_steps=12,
-        seeds_defence=1,
-        strengths={"smooth": 0.02},
+        seeds_defence=3,
+        smoothing=0.02,
+        noise=0.1,
         perceptual=90,
         quality_images=1000,
         reader_identities=small.reader_identities,
@@ -170,12 +179,15 @@ def _smoke() -> Settings:
             "memory": tiny.memory,
             "baselines": tiny.baselines,
             "seeds": 1,
+            "victims": {},
+            "students": {},
             "weights": (0.3,),
             "lengths": (2,),
             "cg_steps": 2,
             "factors": (1, 2),
             "repeats": 2,
             "projection_steps": 2,
+            "seeds_defence": 1,
             "perceptual": 4,
             "quality_images": 40,
             "reader_identities": tiny.reader_identities,
@@ -201,6 +213,8 @@ def _gpu() -> Settings:
             "psi": large.psi,
             "memory": large.memory,
             "baselines": None,
+            "students": {},
+            "victims": {"AlexNet-like": net("cnn5", 64, 3000, FACES)},
             "transfer": base.transfer.model_copy(update={"steps": 5000, "images": 64}),
             "cg_steps": 20,
             "weights": (0.01, 0.03, 0.1, 0.3),

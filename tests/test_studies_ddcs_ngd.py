@@ -14,7 +14,7 @@ from mi_utils.errors import UserError
 from mi_utils.report import scores as tidy
 from mi_utils.stage import Stage
 from mi_utils.studies import ddcs_ngd as study
-from mi_utils.studies.ddcs_ngd import grid, results, transfers, views
+from mi_utils.studies.ddcs_ngd import grid, results, targets, transfers, views
 from mi_utils.studies.ddcs_ngd.grid import ADV, BOTH, DUAL, NGD, PPA, VANILLA
 from mi_utils.studies.ddcs_ngd.settings import MAKERS
 from mi_utils.studies.plan import Plan
@@ -88,8 +88,9 @@ def test_no_attack_reaches_a_judge_or_a_measure_of_private_images(profile: str) 
     for run in (*plan.runs, *plan.references):
         found = closure(run.stage)
         assert not judges & set(found) and not kinds & set(found.values()), run.attack
-        told = run.setting.endswith("| OQ4") and run.attack != PPA
-        assert ("Vulnerability" in found.values()) == told, run.attack
+        # A defence reads its own audit; where its target is shipped, that lies behind it.
+        told = "| OQ4" in run.setting and run.attack in (grid.GUIDED, grid.CONTROL, grid.EVERYONE)
+        assert told or "Vulnerability" not in found.values(), run.attack
 
 
 def test_every_profile_has_its_settings() -> None:
@@ -241,7 +242,7 @@ def test_tables_have_a_row_per_arm_and_no_published_number(laptop) -> None:
     t1 = results.t1_main(laptop, scores)
     common = {PPA, VANILLA, ADV, NGD, DUAL, grid.DUAL_ADV, PRIOR, PUBLIC, HOLDOUT}
     rows = {name: set(t1.xs(name, level="data").index) for name in ("faces", "UCI digits")}
-    assert rows == {"faces": common | {"DMMIA", "GMI", "KEDMI"}, "UCI digits": common}
+    assert rows == {"faces": common | {"DMMIA", "GMI", grid.LOMMA, "KEDMI"}, "UCI digits": common}
     assert {i for i in t1.index if BOTH in i} == {(f"{name}, twice as many images", BOTH) for name in rows}
     assert not [c for c in t1.columns if "published" in c]
     t2 = results.t2_transfers(laptop, scores)
@@ -261,17 +262,42 @@ def test_a_difference_without_its_values_is_not_available(laptop) -> None:
     assert wide.loc[("faces", f"{NGD} − {ADV}"), "nDDCS"] != tidy.NOT_AVAILABLE
 
 
-def test_rise_is_the_vulnerable_images_distance_since_the_audit(laptop, monkeypatch) -> None:
-    bench = laptop.notes["benches"][0]
-    n = len(bench.problem.train.load())
+def test_an_outcome_is_the_vulnerable_images_rise_and_the_others_score(laptop, monkeypatch) -> None:
+    n = len(laptop.notes["benches"][0].problem.train.load())
     order = torch.arange(n - 1, 4, -1)  # the first five are not scored
     known = {"vulnerable": torch.tensor([7, 2, 30]), "distances": torch.stack([torch.zeros(n), torch.ones(n)])}
-    monkeypatch.setattr(results, "audit", lambda *a: SimpleNamespace(result=lambda: SimpleNamespace(tensors=known)))
-    monkeypatch.setattr(results, "rows_drawn", lambda *a: order)
-    now = SimpleNamespace(tensors={"nearest_q_real": order.float()})
-    run = SimpleNamespace(evaluation=SimpleNamespace(result=lambda: now))
+    monkeypatch.setattr(targets, "audit", lambda *a: SimpleNamespace(result=lambda: SimpleNamespace(tensors=known)))
+    monkeypatch.setattr(targets, "rows_drawn", lambda *a: order)
+    matched = {7: 1, 30: 1, 9: 1}  # of all scored images these three are some reconstruction's nearest
+    fakes = torch.tensor([int((order == row).nonzero()) for row in matched])
+    now = {"q_real": order.float(), "fake_of_real": torch.zeros(len(order), dtype=torch.long)}
+    now |= {"q_fake": torch.zeros(3), "real_of_fake": fakes}  # rows among the scored
+    stored = SimpleNamespace(tensors={f"nearest_{name}": value for name, value in now.items()})
+    run = SimpleNamespace(evaluation=SimpleNamespace(result=lambda: stored))
     monkeypatch.setattr(Plan, "find", lambda self, *where: run if where == ("a", "faces | OQ4", 1) else None)
-    assert results.rise(laptop, "a", 1).tolist() == [6.5, 29.5]
+    found = targets.outcome(laptop, "a", 1)
+    assert found.rise.tolist() == [6.5, 29.5]
+    assert found.others == pytest.approx((1 / (1 + 9)) / (len(order) - 2))
+
+
+def test_the_knowing_attacker_asks_for_what_each_defence_taught(laptop) -> None:
+    bench = laptop.notes["benches"][0]
+    asked = {n: grid.taught(grid.defended(bench, n, 0)) for n in grid.DEFENCES}
+    gamma = laptop.settings.smoothing
+    assert asked == pytest.approx({
+        grid.UNDEFENDED: 0, grid.GUIDED: 10 * gamma, grid.CONTROL: 10 * gamma, grid.EVERYONE: gamma, grid.PRIVATE: 0,
+    })  # fmt: skip
+    runs = {r.attack: r.stage for r in grid.defence_runs(bench) if r.setting.endswith(grid.KNOWING)}
+    assert {n: stage.epsilon for n, stage in runs.items()} == pytest.approx(asked)
+    assert all(stage.target == grid.defended(bench, n, 2) for n, stage in runs.items())
+
+
+def test_lomma_is_gmi_with_the_logit_loss_and_the_targets_own_students(laptop) -> None:
+    bench = laptop.notes["benches"][0]
+    plain, found = bench.older()["GMI"](0), bench.lomma(0)
+    objective = found.objective
+    assert objective.loss == "logit" and len(objective.students) == 3 and objective.statistics.target == plain.target
+    assert found.model_copy(update={"objective": plain.objective}) == plain
 
 
 def test_the_frontiers_common_start_is_labelled_once(laptop, monkeypatch) -> None:

@@ -1,6 +1,6 @@
 """How the claims of the DDCS / NGD study are judged: on planted scores, measures and frontiers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,10 +12,11 @@ from test_studies_ddcs_ngd import Values, scored
 from mi_utils.report import scores as tidy
 from mi_utils.report.claims import table
 from mi_utils.studies import ddcs_ngd as study
-from mi_utils.studies.ddcs_ngd import claims, grid, results
+from mi_utils.studies.ddcs_ngd import claims, grid, results, targets
 from mi_utils.studies.ddcs_ngd.grid import DUAL, NGD, PPA
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR
+from mi_utils.training.defence import TrainDefended
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_published_numbers_are_judged_on_the_papers_data_alone(laptop, name: str
     assert judge(replace(laptop, profile="paper"), name).verdict == "not reproduced"
 
 
-@pytest.mark.parametrize("name", ["C11", "C13", "C14", "C15"])
+@pytest.mark.parametrize("name", ["C13", "C14", "C15"])
 def test_what_is_only_reported_is_not_judged(laptop, name: str) -> None:
     assert judge(laptop, name).verdict == UNJUDGED
 
@@ -216,14 +217,72 @@ def test_a_normalised_score_that_cannot_be_had_is_no_verdict(laptop, name: str) 
     assert judged.verdict == UNJUDGED and "holdout below prior" in judged.reason
 
 
-def test_a_defence_is_judged_against_that_of_random_images(laptop, monkeypatch) -> None:
-    def rise(plan: Plan, name: str, seed: int) -> torch.Tensor:
-        return torch.full((3 + seed,), 0.2 if name == grid.GUIDED else 0.1, dtype=torch.float64)
+def told(gain: float = 0.1, fresh: float = 0.05, moved: float = 0.0, knowing: float = 0.0) -> Callable:
+    """`outcome`: what the guided defence gains over that of random images and over none, and where the leak moves."""
 
-    monkeypatch.setattr(claims, "rise", rise)
-    several = replace(laptop, settings=laptop.settings.model_copy(update={"seeds_defence": 3}))
-    assert judge(several, "OQ4").verdict == "reproduced"
-    assert judge(laptop, "OQ4").verdict == UNJUDGED
+    def outcome(plan: Plan, name: str, seed: int, row: str) -> targets.Outcome:
+        rise = {grid.GUIDED: 0.1 + gain, grid.UNDEFENDED: 0.1 - fresh}.get(name, 0.1) + 0.001 * seed
+        if row == grid.KNOWING and name == grid.GUIDED:
+            rise -= knowing
+        others = 0.2 + moved * (name == grid.GUIDED) + 0.001 * seed
+        return targets.Outcome(torch.full((3 + seed,), rise, dtype=torch.float64), others)
+
+    return outcome
+
+
+DEFENDED = [
+    (told(), "reproduced"),
+    (told(moved=0.1), "partly"),  # the leak moves to the others
+    (told(gain=0.0), "partly"),  # no better than random images, better than nothing
+    (told(knowing=0.1), "partly"),  # not against one who knows the defence
+    (told(knowing=0.2), "not reproduced"),
+    (told(gain=-0.2), "not reproduced"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "verdict"), DEFENDED)
+def test_a_defence_is_judged_against_random_images_under_both_attackers(laptop, monkeypatch, outcome, verdict) -> None:
+    monkeypatch.setattr(claims, "outcome", outcome)
+    assert judge(laptop, "OQ4").verdict == verdict
+
+
+def test_a_defence_that_costs_accuracy_is_no_defence_at_equal_accuracy(laptop, monkeypatch) -> None:
+    monkeypatch.setattr(claims, "outcome", told())
+    monkeypatch.setattr(TrainDefended, "facts", lambda self: {"test_accuracy": 0.95})
+    found = judge(laptop, "OQ4")
+    assert found.verdict == "partly" and "test accuracy falls by 2.0 points" in found.reason
+
+
+def test_one_seed_judges_no_defence(laptop, monkeypatch) -> None:
+    monkeypatch.setattr(claims, "outcome", told())
+    one = replace(laptop, settings=laptop.settings.model_copy(update={"seeds_defence": 1}))
+    assert judge(one, "OQ4").verdict == UNJUDGED
+
+
+def memorised(plan: Plan, gaps: Sequence[float]) -> Plan:
+    """The plan with a gap of each of its victims, a little more with each seed."""
+    names = list(dict.fromkeys(name for name, _ in plan.notes["memorisation"]))
+    facts = {
+        (name, seed): SimpleNamespace(result=lambda gap=gap + 0.001 * seed: SimpleNamespace(meta={"loss_gap": gap}))
+        for name, gap in zip(names, gaps, strict=True)
+        for seed in range(3)
+    }
+    return replace(plan, notes=plan.notes | {"memorisation": facts})
+
+
+GAPS = [
+    ((0.1, 0.2, 0.3, 0.4, 0.5), "reproduced"),
+    ((0.2, 0.1, 0.3, 0.4, 0.5), "partly"),  # the least gap has not the least coverage
+    ((0.5, 0.4, 0.3, 0.2, 0.1), "not reproduced"),
+]
+
+
+@pytest.mark.parametrize(("gaps", "verdict"), GAPS)
+def test_coverage_is_held_against_what_targets_memorise(laptop, gaps: Sequence[float], verdict: str) -> None:
+    names = list(dict.fromkeys(name for name, _ in laptop.notes["memorisation"]))
+    levels = {("DDCS coverage", n): 0.1 * (1 + i) for i, n in enumerate(names)}
+    levels[("DDCS coverage", grid.PPA, "faces")] = 0.1  # the study's own target, first of all
+    assert judge(memorised(laptop, gaps), "C11", levels).verdict == verdict
 
 
 def test_smoke_judges_nothing() -> None:

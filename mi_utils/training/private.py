@@ -29,9 +29,11 @@ def without_batch_statistics(net: nn.Module) -> nn.Module:
     """The net, changed in place: every batch norm becomes a norm of one image, with fresh scale and shift.
 
     A batch norm reads other images, so no image's gradient could be told.  Maps are normalised in groups of
-    `GROUP` channels, vectors as a whole.
+    `GROUP` channels, vectors as a whole.  Activations no longer overwrite their input, which Opacus's hooks read.
     """
     for name, child in net.named_children():
+        if hasattr(child, "inplace"):
+            child.inplace = False
         if isinstance(child, nn.BatchNorm2d):
             setattr(net, name, nn.GroupNorm(max(1, child.num_features // GROUP), child.num_features))
         elif isinstance(child, nn.BatchNorm1d):

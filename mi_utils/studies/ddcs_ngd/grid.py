@@ -302,11 +302,12 @@ def defended(bench: Bench, name: str, seed: int) -> TrainClassifier:
     target = bench.target(seed)
     if kind == "none":
         return target
-    fields = {field: getattr(target, field) for field in TrainClassifier.model_fields}
+    s, p = bench.settings, bench.problem
     if kind == "private":
-        return TrainPrivate(**fields, noise=bench.settings.noise)
-    smoothing = bench.settings.smoothing
-    return TrainDefended(**fields, audit=audit(bench, seed), defence=kind, chosen=chosen, strength=smoothing)
+        recipe = {name: getattr(s.private, name) for name in Net.model_fields}
+        return TrainPrivate(train=p.train, test=p.test, seed=seed, noise=s.noise, clip=s.clip, **recipe)
+    fields = {field: getattr(target, field) for field in TrainClassifier.model_fields}
+    return TrainDefended(**fields, audit=audit(bench, seed), defence=kind, chosen=chosen, strength=s.smoothing)
 
 
 def taught(target: TrainClassifier) -> float:

@@ -12,7 +12,7 @@ from mi_utils.studies.dmmia.settings import MAKERS as SEARCHES
 from mi_utils.studies.dmmia.settings import MODES, Baselines, Memory
 from mi_utils.studies.dmmia.settings import Problem as Searched
 from mi_utils.studies.dmmia.settings import faces as searched
-from mi_utils.studies.nets import FACES, LIGHT, STROKES, Net, net
+from mi_utils.studies.nets import FACES, FLIP, LIGHT, STROKES, Net, net
 from mi_utils.training.stylegan2 import TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
@@ -61,7 +61,9 @@ class Settings(Config):
     projection_steps: Count
     seeds_defence: Annotated[int, Field(ge=0)]
     smoothing: Rate  # gamma of the defences by smoothing
+    private: Net  # what DP-SGD trains: its recipe suits no deep net
     noise: Rate  # sigma of DP-SGD
+    clip: Rate  # C of DP-SGD
     fresh: Annotated[int, Field(ge=0)] = 0
     frames: Annotated[int, Field(ge=2)] = 2
     perceptual: Count  # private images per class of DDCS
@@ -152,7 +154,9 @@ def _laptop() -> Settings:
         projection_steps=12,
         seeds_defence=3,
         smoothing=0.02,
-        noise=0.1,
+        private=net("cnn5", 16, 1500, FLIP).model_copy(update={"batch": 128}),
+        noise=0.05,
+        clip=10.0,
         perceptual=90,
         quality_images=1000,
         reader_identities=small.reader_identities,
@@ -188,6 +192,7 @@ def _smoke() -> Settings:
             "repeats": 2,
             "projection_steps": 2,
             "seeds_defence": 1,
+            "private": net("cnn5", 4, 6, FLIP),
             "perceptual": 4,
             "quality_images": 40,
             "reader_identities": tiny.reader_identities,

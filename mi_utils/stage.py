@@ -33,8 +33,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from mi_utils import code_digest, runtime, store
-from mi_utils.errors import UserError
+from mi_utils import code_digest, origin, runtime, store
+from mi_utils.errors import UserError, one_line
 from mi_utils.inventory import Row, clean, status
 from mi_utils.schedule import run
 from mi_utils.store import StageFailed
@@ -90,7 +90,7 @@ class _Explained(type(pydantic.BaseModel)):
 def _explained(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
     """`Class.field: what was expected, what was found`, for the first wrong field."""
     first = error.errors()[0]
-    where = ".".join([cls.__name__, *map(str, first["loc"])])
+    where = one_line(".".join([cls.__name__, *(str(part)[:80] for part in first["loc"])]))
     if first["type"] == "extra_forbidden":
         known = cls.model_fields if len(first["loc"]) == 1 else ()
         close = get_close_matches(str(first["loc"][-1]), known, 1)
@@ -99,7 +99,15 @@ def _explained(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -
     problem = first.get("ctx", {}).get("error")
     if isinstance(problem, UserError):  # it says itself what was found
         return f"{where}: {problem}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}, found {str(first['input'])[:80]!r}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}, found {_shown(first['input'])}"
+
+
+def _shown(value: object) -> str:
+    """What was found, as a message quotes it; an integer of thousands of digits cannot be printed."""
+    try:
+        return repr(str(value)[:80])
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} too large to print"
 
 
 class Config(pydantic.BaseModel, metaclass=_Explained):
@@ -234,6 +242,10 @@ class Stage(Config):
         """Name in messages: class, description, key."""
         return f"{type(self).__name__} ({self.label}) {self.key}"
 
+    def named(self) -> bytes:
+        """stage.json: what `status` says of a folder in the store."""
+        return json.dumps({"stage": type(self).__name__, "label": self.label, "key": self.key}).encode()
+
     @property
     def label(self) -> str:
         """Short description for people: the plain fields that are not at their default."""
@@ -357,15 +369,15 @@ class Job:
     def run(self) -> dict[str, Any]:
         """Compute and publish; a failure leaves failure.json and failure.log, and becomes StageFailed."""
         store.forget_failure(self._folder)
-        name = {"stage": type(self.stage).__name__, "label": self.stage.label, "key": self.stage.key}
-        store.write_atomically(self._folder / "stage.json", json.dumps(name).encode())
+        store.write_atomically(self._folder / "stage.json", self.stage.named())
         store.write_atomically(self._folder / "recipe.yaml", self.stage.recipe().encode())
         self._show(0, None)
         try:
             words = type(self.stage).__qualname__, str(self.stage._plain_fields())
-            with runtime.isolated(self.device, *words):
+            origin.state()  # before the long computation: files edited meanwhile are not those that were loaded
+            with runtime.isolated(self.device, *words), origin.Memory(self.device) as memory:
                 output = self.stage.compute(self)
-            return self._publish(output)
+            return self._publish(output, memory.facts())
         except UserError as error:
             store.record_failure(self._folder, "UserError", str(error))
             raise
@@ -377,13 +389,18 @@ class Job:
         finally:
             (self._folder / "progress.json").unlink(missing_ok=True)
 
-    def _publish(self, output: Output) -> dict[str, Any]:
+    def _publish(self, output: Output, memory: dict[str, int]) -> dict[str, Any]:
         facts = {
             "stage": type(self.stage).__name__,
             "key": self.stage.key,
             "seconds": round(self._seconds(), 3),
             "device": runtime.device_name(self.device),
-            "commit": runtime.commit(),
+            "commit": origin.commit(),
+            "dirty": origin.state()[1],
+            "code": code_digest.of_class(type(self.stage))[0],
+            "versions": origin.versions(),
+            **memory,
+            "recipe": self.stage.recipe(),
         }
         manifest = store.publish(self._folder, output.tensors, output.meta, facts)
         for path in self._folder.glob("checkpoint-*.pt"):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mi_utils import runtime
+from mi_utils import origin, runtime
 from mi_utils.errors import UserError
 
 PACKAGES = tuple(
@@ -42,12 +42,11 @@ def record(
 
     Host and user are not asked for; a path in a stage's name is a UserError.
     """
-    about = runtime.describe(device)
-    commit = str(about.pop("commit"))
+    commit, dirty = origin.state()
     entry = {
-        "commit": commit.rstrip("+"),
-        "dirty": commit.endswith("+"),
-        **about,
+        **runtime.describe(device),
+        "commit": commit,
+        "dirty": dirty,
         "packages": versions(),
         "profile": profile,
         "seeds": list(seeds),

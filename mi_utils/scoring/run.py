@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mi_utils import runtime
+from mi_utils import origin, runtime
 from mi_utils.metrics.ddcs import Options, Scope
 from mi_utils.models import perceptual
 from mi_utils.report import provenance
@@ -149,7 +149,7 @@ def sizes(data: Sets) -> dict[str, Any]:
 def made_by(device: torch.device, seconds: float) -> dict[str, Any]:
     """Code, libraries and machine behind the numbers; UserError where a path has got into it."""
     made = {
-        **runtime.describe(device),
+        **runtime.describe(device) | {"commit": origin.commit()},
         "packages": provenance.versions(),
         "peak_memory_mb": provenance.peak_memory_mb(),
         "seconds": round(seconds, 1),

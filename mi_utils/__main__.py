@@ -1,4 +1,4 @@
-"""Command line: `python -m mi_utils reproduce | score | vulnerable | status | clean | export | retrain`."""
+"""Command line: `python -m mi_utils reproduce | score | vulnerable | status | clean | export | import | retrain`."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mi_utils.errors import UserError
+from mi_utils.errors import UserError, one_line
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 
@@ -36,13 +36,16 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="reproduce|score|vulnerable|status|clean|export|retrain")
+    commands = top.add_subparsers(
+        required=True, metavar="reproduce|score|vulnerable|status|clean|export|import|retrain"
+    )
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))
     commands.add_parser("status", help="list what the store holds").set_defaults(run=status)
     add_clean(commands.add_parser("clean", help="delete stored results"))
-    add_export(commands.add_parser("export", help="write reconstructions as PNG files and one npz"))
+    add_export(commands.add_parser("export", help="stored results for another machine; or reconstructions as PNG"))
+    add_import(commands.add_parser("import", help="check an archive of `export` and take its results in"))
     add_retrain(commands.add_parser("retrain", help="train again what ships in data/priors (an hour)"))
     return top
 
@@ -119,11 +122,22 @@ def add_clean(command: argparse.ArgumentParser) -> None:
 
 def add_export(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=export)
-    command.add_argument("paper")
-    command.add_argument("attack")
-    command.add_argument("dest", type=Path, help="a new or empty folder")
+    command.description = (
+        "`export FOLDER` writes everything that is stored of the papers, for `import` on another machine; it may be "
+        "a new .zip. `export PAPER ATTACK FOLDER` writes one attack's reconstructions as PNG files and an npz."
+    )
+    command.add_argument("what", nargs="+", metavar="FOLDER | PAPER ATTACK FOLDER", help="a new folder")
+    command.add_argument("--paper", action="append", metavar="NAME", help="may be repeated (default: all)")
     command.add_argument("--profile", default="laptop")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, help="of one attack's reconstructions (default: 0)")
+    command.add_argument("--set", action="append", default=[], metavar="YAML", help="as the results were made with")
+
+
+def add_import(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=import_)
+    command.add_argument("archive", type=Path, help="a folder or .zip that `export` has written")
+    command.add_argument("--digest", metavar="HEX", help="what `export` printed: another archive is refused")
+    command.add_argument("--set", action="append", default=[], metavar="YAML", help="as the results were made with")
 
 
 def add_retrain(command: argparse.ArgumentParser) -> None:
@@ -241,12 +255,45 @@ def retrain(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
+    if len(given.what) == 1 and given.seed is None:
+        return export_results(given)
+    if len(given.what) != 3 or given.paper or given.set:
+        raise UserError(
+            "export: expected FOLDER [--paper NAME] [--set YAML] for all stored results, or PAPER ATTACK FOLDER "
+            f"[--seed N] for one attack's images, found {len(given.what)} names; see export --help"
+        )
+    return export_images(*given.what, given.profile, given.seed or 0)
+
+
+def export_images(paper: str, attack: str, dest: str, profile: str, seed: int) -> int:
     from mi_utils import load_reconstructions
     from mi_utils.export import write
 
-    images, labels = load_reconstructions(given.paper, given.attack, profile=given.profile, seed=given.seed)
-    write(images, labels, given.dest)
-    print(f"{len(images)} images in {given.dest}")
+    images, labels = load_reconstructions(paper, attack, profile=profile, seed=seed)
+    write(images, labels, Path(dest))
+    print(f"{len(images)} images in {dest}")
+    return 0
+
+
+def export_results(given: argparse.Namespace) -> int:
+    from mi_utils import exchange, studies
+    from mi_utils.reproduce import parse_overrides
+
+    dest = Path(given.what[0])
+    index = exchange.export(given.paper or list(studies.PAPERS), given.profile, dest, parse_overrides(given.set))
+    print(f"{len(index.results)} results, {sum(f.bytes for f in index.files.values()) / 2**20:.1f} MiB in {dest}")
+    print(f"digest {index.digest}")
+    return 0
+
+
+def import_(given: argparse.Namespace) -> int:
+    from mi_utils import exchange
+    from mi_utils.reproduce import parse_overrides
+
+    taken = exchange.take_in(given.archive, digest=given.digest, overrides=parse_overrides(given.set))
+    print(f"{taken.added} results taken in, {taken.present} were here already")
+    if taken.left:
+        print(f"{taken.left} of other code, data or settings than here stay in {given.archive}")
     return 0
 
 
@@ -258,11 +305,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if given.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(str(error))
+    except (OSError, MemoryError) as error:
+        if given.debug:
+            raise
+        named = getattr(error, "filename", None)
+        said = getattr(error, "strerror", None) or str(error) or "not enough memory"
+        return refused(f"{named}: {said}" if named is not None else said)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def refused(problem: str) -> int:
+    """One line on stderr; returns the exit status."""
+    print(f"error: {one_line(problem)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

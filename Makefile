@@ -26,11 +26,12 @@ CLI   := $(PY) -m mi_utils
 PYTEST ?= -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench lab lock clean distclean
+.PHONY: help reproduce test test-hostile lint bench lab lock clean distclean
 
 help:
 	@echo "make reproduce   run the papers' notebooks: PAPER= PROFILE=smoke|laptop|gpu|paper DEVICE= CLUSTER= WORKERS= SET="
 	@echo "make test        install what is missing and run every test"
+	@echo "make test-hostile  hostile files, and 12,000 mutated inputs"
 	@echo "make lab         JupyterLab on notebooks/"
 	@echo "make lint        ruff over modules and notebooks; notebooks must hold no outputs"
 	@echo "make bench       the benchmarks"
@@ -56,6 +57,10 @@ reproduce: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest $(PYTEST)
+
+test-hostile: $(STAMP)
+	$(PY) -m pytest tests/hostile $(PYTEST)
+	$(PY) -m tests.hostile
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

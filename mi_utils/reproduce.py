@@ -13,12 +13,12 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
-import yaml
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from mi_utils.errors import UserError
+from mi_utils import plain_yaml
+from mi_utils.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -119,13 +119,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """One dict from YAML mappings such as '{seeds: 1}'; a later mapping wins."""
     overrides: dict[str, Any] = {}
     for text in texts:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            value = error
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(f"--set: expected a YAML mapping such as '{{seeds: 1}}', found {text!r}")
-        overrides |= value
+        overrides |= plain_yaml.mapping(text, "--set", "'{seeds: 1}'")
     return overrides
 
 
@@ -180,7 +174,7 @@ def reproduce(names: Sequence[str], request: Request) -> int:
         except papermill.PapermillExecutionError as error:
             failures += 1
             folder = request.figures / request.profile / name
-            print(f"error: {name}: {cause(error)}", file=sys.stderr)
+            print(f"error: {name}: {one_line(cause(error))}", file=sys.stderr)
             print(f"       see {shown(folder / f'{name}.failed.ipynb')}", file=sys.stderr)
         else:
             spent = f"{time.monotonic() - start:.0f} s, peak memory {memory.bytes / 2**30:.1f} GiB"

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 import time
 import traceback
@@ -35,6 +36,7 @@ log = logging.getLogger("mi_utils")
 MARKER = "MI_STORE"
 MIN_FREE_BYTES = 200 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FILES = ("tensors.safetensors", "meta.json")  # of a result, beside its manifest
 _CHECKPOINT_MAGIC = b"MI-CHECKPOINT-1\n"
 
 
@@ -143,7 +145,7 @@ def publish(folder: Path, tensors: Mapping[str, Tensor], meta: dict, facts: dict
             manifest = {
                 **facts,
                 "n": {name: list(t.shape) for name, t in tensors.items()},
-                "files": {name: _entry(draft / name) for name in ("tensors.safetensors", "meta.json")},
+                "files": {name: _entry(draft / name) for name in _FILES},
             }
             (draft / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
@@ -161,9 +163,9 @@ def manifest(folder: Path) -> dict | None:
     """The manifest of a published result whose files have their full length; None where there is none."""
     try:
         found = json.loads((folder / "output" / "manifest.json").read_bytes())
-        sizes = {name: (folder / "output" / name).stat().st_size for name in found["files"]}
-        whole = all(sizes[name] == file["bytes"] for name, file in found["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+        sizes = {name: (folder / "output" / name).stat().st_size for name in _FILES}
+        whole = sizes == {name: file["bytes"] for name, file in found["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return found if whole else None
 
@@ -173,12 +175,12 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
     output = folder / "output"
     try:
         found = json.loads((output / "manifest.json").read_bytes())
-        data = {name: (output / name).read_bytes() for name in found["files"]}
-        for name, file in found["files"].items():
+        data = {name: (output / name).read_bytes() for name in _FILES}
+        for name, file in ((name, found["files"][name]) for name in _FILES):
             if hashlib.sha256(data[name]).hexdigest() != file["sha256"]:
                 raise Corrupted(f"{name} has {len(data[name])} bytes of {file['bytes']} and another sha256")
         return load_tensors(data["tensors.safetensors"]), json.loads(data["meta.json"]), found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise Corrupted(f"{type(error).__name__}: {error}") from error
 
 
@@ -204,11 +206,23 @@ def read_checkpoint(path: Path) -> dict | None:
     data = path.read_bytes()
     head = len(_CHECKPOINT_MAGIC) + 32
     payload = data[head:]
-    if data[:head] != _CHECKPOINT_MAGIC + hashlib.sha256(payload).digest():
+    whole = data[:head] == _CHECKPOINT_MAGIC + hashlib.sha256(payload).digest()
+    found = _checkpoint(payload) if whole else None
+    if found is None:
         log.warning("checkpoint of %s is damaged; starting from step 0", path.parent.name)
         path.unlink()
+    return found
+
+
+def _checkpoint(payload: bytes) -> dict | None:
+    """A checkpoint's fields; None for bytes that are another program's, whatever their digest."""
+    try:
+        found = torch.load(io.BytesIO(payload), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError):
         return None
-    return torch.load(io.BytesIO(payload), weights_only=True)
+    kinds = {"step": int, "seconds": float, "device": str, "streams": list, "state": dict}
+    fits = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    return found if fits else None
 
 
 def forget_failure(folder: Path) -> None:

@@ -340,8 +340,8 @@ def test_parse_inline_and_from_a_file(file, tmp_path):
     [
         ("resnet18", "expected a mapping .* or a .yaml file that exists, found 'resnet18'"),
         ("none.yaml", "file that exists, found 'none.yaml'"),
-        ("{arch: resnet18", "expected a YAML mapping, but it cannot be read"),
-        ("{1: 2}", "expected a YAML mapping of names"),
+        ("{arch: resnet18", "expected a YAML mapping such as .* cannot be read"),
+        ("{1: 2}", "expected a YAML mapping such as"),
         ("{arch: resnet18}", r"ExternalClassifier.weights: Field required"),
         ("{arch: !!python/object/apply:os.system ['false']}", "cannot be read"),
     ],
@@ -354,5 +354,5 @@ def test_parse_refuses_in_one_line(text, says):
 
 def test_parse_of_a_file_that_holds_no_mapping(tmp_path):
     (tmp_path / "net.yaml").write_text("- a\n- b\n")
-    with pytest.raises(UserError, match="net.yaml: expected a YAML mapping of names, found list"):
+    with pytest.raises(UserError, match="net.yaml: expected a YAML mapping such as .*, found '- a"):
         parse(str(tmp_path / "net.yaml"))

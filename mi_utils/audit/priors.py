@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mi_utils import bombs
 from mi_utils.audit.request import Request
 from mi_utils.data.disjoint import check_disjoint
 from mi_utils.errors import UserError
@@ -29,6 +30,7 @@ def generator_of(request: Request) -> StylePrior:
         )
     else:
         path = Path(given).expanduser().absolute()
+        bombs.check_weights(path)
         prior = FileStyleGAN2(path=path, size=stylegan2_files.read(path).size)
     if str(request.private).lstrip().startswith("{"):
         for public in prior.sources():

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from mi_utils import plain_yaml
 from mi_utils.errors import UserError
 from mi_utils.metrics.ddcs import Scope, Transform
-from mi_utils.models.external import ExternalClassifier
+from mi_utils.models.external import EXAMPLE, ExternalClassifier
 from mi_utils.scoring import request as scoring
 from mi_utils.scoring.context import Say
 from mi_utils.scoring.inputs import Given
@@ -105,8 +105,8 @@ def is_classifier(given: object) -> bool:
     if not text.lstrip().startswith("{"):
         return Path(text).suffix in (".yaml", ".yml")
     try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError:
+        fields = plain_yaml.load(text, "TARGET", EXAMPLE)
+    except UserError:
         return False
     return isinstance(fields, dict) and "arch" in fields
 
@@ -114,5 +114,5 @@ def is_classifier(given: object) -> bool:
 def named_after(given: str) -> str:
     """A folder name made of what was looked at; of a classifier, its weights."""
     if is_classifier(given) and given.lstrip().startswith("{"):
-        return scoring.named_after(str(yaml.safe_load(given).get("weights", "classifier")))
+        return scoring.named_after(str(plain_yaml.mapping(given, "TARGET", EXAMPLE).get("weights", "classifier")))
     return scoring.named_after(given)

@@ -11,18 +11,19 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-import yaml
 from jaxtyping import Float
 from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torchvision import models
 
+from mi_utils import bombs, plain_yaml
 from mi_utils.data.images import LUMA, files_digest
 from mi_utils.errors import UserError
 from mi_utils.models import weights
 from mi_utils.stage import Config
 
 TIMM = "timm/"
+EXAMPLE = "{arch: resnet18, weights: ..., classes: ..., size: ...}"
 
 
 def fitted(x: Float[Tensor, "n c h w"], channels: int, size: int) -> Float[Tensor, "n c2 s s"]:
@@ -119,6 +120,7 @@ class ExternalClassifier(Config):
 
     def load(self, device: str | torch.device = "cpu") -> External:
         """The classifier, frozen, in eval mode; UserError where the file, the architecture or the size is wrong."""
+        bombs.check_weights(self.weights)
         tensors = weights.read(self.weights)
         auxiliary = any(key.lower().startswith("aux") for key in tensors)
         network = build(self.arch, self.outputs, self.channels, self.size, auxiliary)
@@ -224,16 +226,7 @@ def parse(text: str) -> ExternalClassifier:
         where, path = text, Path(text)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise UserError(
-                f"classifier: expected a mapping {{arch: resnet18, weights: ..., classes: ..., size: ...}} or a .yaml "
-                f"file that exists, found {text!r}"
+                f"classifier: expected a mapping {EXAMPLE} or a .yaml file that exists, found {plain_yaml.shown(text)}"
             )
-        source = path.read_text(errors="replace")
-    try:
-        fields = yaml.safe_load(source)
-    except yaml.YAMLError as problem:
-        raise UserError(f"{where}: expected a YAML mapping, but it cannot be read ({_line(problem)})") from None
-    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
-        raise UserError(
-            f"{where}: expected a YAML mapping of names, found {type(fields).__name__}; see ExternalClassifier"
-        )
-    return ExternalClassifier(**fields)
+        source = plain_yaml.read(path, "classifier")
+    return ExternalClassifier(**plain_yaml.mapping(source, where, EXAMPLE))

@@ -1,7 +1,8 @@
 """What `score` is given, read into tensors: folders, npz and Parquet files, recipes of data sets, tensors."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pyarrow
 import pyarrow.parquet
 import pydantic
 import torch
-import yaml
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from mi_utils.data import AnySource, Folder, ImageSet, Parquet
+from mi_utils import bombs, plain_yaml
+from mi_utils.data import AnySource, Folder, ImageSet, Parquet, Source
 from mi_utils.data.arrays import Arrays, from_arrays, read_npz
-from mi_utils.data.images import IGNORED_FILES, decode_all, natural
+from mi_utils.data.images import IGNORED_FILES, data_root, decode_all, natural
 from mi_utils.errors import UserError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -58,11 +59,27 @@ def read(given: Given, what: str, *, labelled: bool = True, size: int | None = N
 
     `what` names the argument in messages.  `size` is asked of files that are decoded here, as they may differ.
     """
-    found = _read(given, what, labelled, size)
+    with understood(what, given):
+        found = _read(given, what, labelled, size)
     for part in found:
         if labelled and part.labels is None:
             raise UserError(f"{what}: expected `labels` beside the images of {part.typed}, found none; add class ids")
     return found
+
+
+@contextmanager
+def understood(what: str, given: Given) -> Iterator[None]:
+    """What a decoder raises becomes one line: a hostile or damaged file may fail in any way."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        named = plain_yaml.shown(str(given)) if isinstance(given, str | Path) else f"a {type(given).__name__}"
+        raise UserError(
+            f"{what}: expected {KINDS}, but {named} cannot be read ({type(problem).__name__}); it is cut short, "
+            "altered or of another kind"
+        ) from problem
 
 
 def _read(given: Given, what: str, labelled: bool, size: int | None) -> list[Labelled]:
@@ -77,7 +94,7 @@ def _read(given: Given, what: str, labelled: bool, size: int | None) -> list[Lab
         raise UserError(f"{what}: expected {KINDS}, found {type(given).__name__}")
     text = str(given)
     if text.lstrip().startswith("{"):
-        return [of_set(source(text, what).load(), text)]
+        return [of_set(loaded(source(text, what), what), text)]
     path = Path(text).expanduser()
     if path.is_dir():
         return [_folder(path.absolute(), text, labelled, size)]
@@ -91,6 +108,24 @@ def _read(given: Given, what: str, labelled: bool, size: int | None) -> list[Lab
     raise UserError(f"{what}: expected {KINDS}, found {text}; save it as .npz with `images` and `labels`")
 
 
+def loaded(recipe: Source, what: str) -> ImageSet:
+    """A data set of the project, once the files that it reads are no bombs."""
+    for part in (recipe, *nested(recipe)):
+        if isinstance(part, Folder) and (data_root() / part.path).is_dir():
+            bombs.check_plain(data_root() / part.path, what)
+        elif isinstance(part, Parquet):
+            bombs.check_parquet(part.files(), part.image, part.label, what)
+    return recipe.load()
+
+
+def nested(recipe: Source) -> Iterator[Source]:
+    """The sources inside a source."""
+    for name in type(recipe).model_fields:
+        if isinstance(inner := getattr(recipe, name), Source):
+            yield inner
+            yield from nested(inner)
+
+
 def of_set(data: ImageSet, typed: str) -> Labelled:
     """A loaded data set."""
     return Labelled(data.images, data.labels, dict(enumerate(data.classes)), typed)
@@ -98,13 +133,13 @@ def of_set(data: ImageSet, typed: str) -> Labelled:
 
 def source(text: str, what: str) -> AnySource:
     """A data set of the project, given as a YAML mapping such as {kind: torchvision, name: MNIST}."""
+    fields = plain_yaml.load(text, what, "{kind: folder, path: x}")
     try:
-        return pydantic.TypeAdapter(AnySource).validate_python(yaml.safe_load(text))
+        return pydantic.TypeAdapter(AnySource).validate_python(fields)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{what}: {'.'.join(map(str, first['loc']))}: {first['msg']}; found {text!r}") from None
-    except yaml.YAMLError:
-        raise UserError(f"{what}: expected a YAML mapping such as {{kind: folder, path: x}}, found {text!r}") from None
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{what}: {where}: {first['msg']}; found {plain_yaml.shown(text)}") from None
 
 
 def _by_seed(arrays: Arrays, typed: str) -> list[Labelled]:
@@ -118,6 +153,7 @@ def _by_seed(arrays: Arrays, typed: str) -> list[Labelled]:
 
 def _folder(path: Path, typed: str, labelled: bool, size: int | None) -> Labelled:
     """One subfolder per class, or image files alone where no labels are needed."""
+    bombs.check_plain(path, typed)
     recipe = Folder(path=path, size=size, channels=3)
     if not labelled and not any(part.is_dir() for part in path.iterdir()):
         files = [p for p in path.iterdir() if p.name[0] != "." and p.name.lower() not in IGNORED_FILES]
@@ -126,12 +162,12 @@ def _folder(path: Path, typed: str, labelled: bool, size: int | None) -> Labelle
             raise UserError(f"{typed}: expected image files or one subfolder per class, found nothing")
         images = decode_all([lambda p=p: (p, str(p)) for p in files], recipe)
         return Labelled(images, None, None, typed, tuple(p.name for p in files))
-    loaded = recipe.load()
+    data = recipe.load()
     listing, names = recipe.listing()
     files = tuple(p.relative_to(path).as_posix() for part in listing for p in part)
     ids = class_ids(names, typed)
-    labels = torch.tensor(ids)[loaded.labels]
-    return Labelled(loaded.images, labels, dict(zip(ids, names, strict=True)), typed, files)
+    labels = torch.tensor(ids)[data.labels]
+    return Labelled(data.images, labels, dict(zip(ids, names, strict=True)), typed, files)
 
 
 def class_ids(names: Sequence[str], typed: str) -> list[int]:
@@ -160,6 +196,6 @@ def _parquet(path: Path, typed: str, what: str, size: int | None) -> Labelled:
             f"found {', '.join(schema.names)}; rename the columns"
         )
     recipe = Parquet(path=path, image=images[0], label=labels[0], size=size, channels=3)
-    loaded = recipe.load()
-    named = loaded.classes != tuple(str(i) for i in range(len(loaded.classes)))
-    return Labelled(loaded.images, loaded.labels, dict(enumerate(loaded.classes)) if named else None, typed)
+    data = loaded(recipe, what)
+    named = data.classes != tuple(str(i) for i in range(len(data.classes)))
+    return Labelled(data.images, data.labels, dict(enumerate(data.classes)) if named else None, typed)

@@ -1,7 +1,8 @@
 """Several GPUs in one machine: which worker gets which, with a device count of the test's own."""
 
-import time
+import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +16,11 @@ FOUR = ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
 
 
 class Where(Stage):
-    """Tells the device that it was given, after long enough for every worker to have a stage."""
+    """Tells the device that it was given."""
 
     seed: int = 0
-    pause: float = 0.0
 
     def compute(self, job: Job) -> Output:
-        time.sleep(self.pause)
         return Output(meta={"device": str(job.device)})
 
 
@@ -75,13 +74,24 @@ def test_a_run_on_several_gpus_gives_the_pool_one_worker_each(four: None, monkey
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cuda:7 must not be there")
-def test_each_worker_keeps_the_device_it_was_given() -> None:
-    # Both stages run at the same time; the one whose worker has the missing GPU says so, the other is stored.
-    stages = [Where(seed=1, pause=30.0), Where(seed=2, pause=30.0)]
+def test_a_worker_computes_on_the_device_it_was_given() -> None:
     with pytest.raises(UserError, match="^device: 'cuda:7' asks for a GPU, found 0"):
-        Pool(["cpu", "cuda:7"], Watch(2, visible=False)).run(stages)
-    stored = [stage for stage in stages if stage.stored()]
-    assert [stage.result().meta["device"] for stage in stored] == ["cpu"]
+        Pool(["cuda:7", "cuda:7"], Watch(2, visible=False)).run([Where(seed=1), Where(seed=2)])
+    Pool(["cpu", "cpu"], Watch(2, visible=False)).run([Where(seed=1), Where(seed=2)])
+    assert Where(seed=1).result().meta["device"] == "cpu" and Where(seed=2).stored()
+
+
+def test_no_two_workers_get_the_same_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_OWN_DEVICE", [])
+    monkeypatch.setattr(schedule.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(schedule.threading, "Thread", lambda **given: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(schedule.multiprocessing, "parent_process", lambda: None)
+    left = multiprocessing.get_context("spawn").SimpleQueue()
+    for place in FOUR:
+        left.put(place)
+    for _ in FOUR:
+        schedule._begin_worker(left)
+    assert schedule._OWN_DEVICE == FOUR and left.empty()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -1,5 +1,6 @@
 """Job arrays on a real Slurm: what is requeued, killed, refused, interrupted, and that the numbers stay the same."""
 
+import json
 import os
 import re
 import signal
@@ -219,3 +220,23 @@ def test_jobs_outlive_the_process_that_sent_them(tmp_path: Path, own_store: Path
     (own_store / "tmp" / "go").touch()
     run([Hold(seed=9)], device="cpu", cluster="slurm", progress=False)
     assert Hold(seed=9).stored() and begun("9") == [0], "sent a second time"
+
+
+def reproduced(folder: Path, *flags: str) -> tuple[bytes, dict[str, str]]:
+    """scores.csv of a smoke reproduction in a store of its own, and the digest of every stage's tensors."""
+    subprocess.run(
+        [sys.executable, "-m", "mi_utils", "reproduce", "--paper", "patch_mi", "--profile", "smoke", "--device", "cpu",
+         "--figures", folder / "figures", "--set", "{variants: 1}", *flags],
+        env=os.environ | {"MI_STORE": str(folder / "store")}, cwd=HERE.parents[1], check=True,
+    )  # fmt: skip
+    manifests = map(json.loads, (path.read_bytes() for path in folder.glob("store/*/*/output/manifest.json")))
+    digests = {found["key"]: found["files"]["tensors.safetensors"]["sha256"] for found in manifests}
+    return (folder / "figures" / "smoke" / "patch_mi" / "scores.csv").read_bytes(), digests
+
+
+def test_a_reproduction_is_equal_number_for_number(tmp_path: Path) -> None:
+    here = reproduced(tmp_path / "here", "--workers", "2")
+    there = reproduced(tmp_path / "there", "--cluster", "{engine: slurm, memory: 1500MB, width: 2}")
+    assert len(here[1]) > 50 and here[0].count(b"\n") > 100
+    assert here == there
+    assert list((tmp_path / "there" / "store").glob("*/logs/*/*/*_submitted.pkl")), "no stage went through Slurm"

@@ -5,7 +5,7 @@
 #
 # One paper, a larger profile, a GPU, a cluster:
 #   make reproduce PAPER=patch_mi PROFILE=gpu DEVICE=cuda
-#   make reproduce PROFILE=paper CLUSTER=slurm WORKERS=8
+#   make reproduce PROFILE=paper CLUSTER='{engine: slurm, partition: gpu, gpus: 1}'     (docs/cluster.md)
 
 PYTHON  ?= python3
 PROFILE ?= laptop
@@ -26,12 +26,13 @@ CLI   := $(PY) -m mi_utils
 PYTEST ?= -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-hostile lint bench lab lock clean distclean
+.PHONY: help reproduce test test-hostile lint test-cluster bench lab lock clean distclean
 
 help:
 	@echo "make reproduce   run the papers' notebooks: PAPER= PROFILE=smoke|laptop|gpu|paper DEVICE= CLUSTER= WORKERS= SET="
 	@echo "make test        install what is missing and run every test"
 	@echo "make test-hostile  hostile files, and 12,000 mutated inputs"
+	@echo "make test-cluster  job arrays on a real Slurm of one node, installed where root and apt-get can"
 	@echo "make lab         JupyterLab on notebooks/"
 	@echo "make lint        ruff over modules and notebooks; notebooks must hold no outputs"
 	@echo "make bench       the benchmarks"
@@ -53,7 +54,7 @@ $(STAMP): $(PY) requirements.lock pyproject.toml
 
 reproduce: $(STAMP)
 	$(CLI) reproduce $(foreach paper,$(PAPER),--paper $(paper)) --profile $(PROFILE) --device $(DEVICE) \
-	    $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SET),--set '$(SET)')
+	    $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(WORKERS),--workers $(WORKERS)) $(if $(SET),--set '$(SET)')
 
 test: $(STAMP)
 	$(PY) -m pytest $(PYTEST)
@@ -61,6 +62,9 @@ test: $(STAMP)
 test-hostile: $(STAMP)
 	$(PY) -m pytest tests/hostile $(PYTEST)
 	$(PY) -m tests.hostile
+
+test-cluster: $(STAMP)
+	MI_TEST_CLUSTER=1 $(PY) -m pytest tests/cluster
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

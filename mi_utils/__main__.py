@@ -1,4 +1,4 @@
-"""Command line: `python -m mi_utils reproduce | score | vulnerable | status | clean | export | import | retrain`."""
+"""Command line: `python -m mi_utils COMMAND`; `--help` lists them."""
 
 import argparse
 import os
@@ -36,9 +36,7 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(
-        required=True, metavar="reproduce|score|vulnerable|status|clean|export|import|retrain"
-    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))
@@ -47,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add_export(commands.add_parser("export", help="stored results for another machine; or reconstructions as PNG"))
     add_import(commands.add_parser("import", help="check an archive of `export` and take its results in"))
     add_retrain(commands.add_parser("retrain", help="train again what ships in data/priors (an hour)"))
+    add_schedule(commands.add_parser("schedule", help="what N machines would give, from measured seconds"))
     return top
 
 
@@ -55,7 +54,8 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
     command.add_argument("--paper", action="append", metavar="NAME", help="may be repeated (default: all)")
     command.add_argument("--profile", default="laptop", help="smoke, laptop (default), gpu or paper")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
-    command.add_argument("--cluster", choices=("local", "slurm"), help="run the stages as job arrays")
+    command.add_argument("--cluster", metavar="YAML", help="run the stages as job arrays: slurm, local, or a mapping "
+                         "such as '{engine: slurm, partition: gpu, gpus: 1, hours: 12}' (docs/cluster.md)")  # fmt: skip
     command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     command.add_argument("--set", action="append", default=[], metavar="YAML", help="such as '{seeds: 1}'")
     command.add_argument("--figures", type=Path, metavar="DIR", help="instead of figures/ of the checkout")
@@ -144,6 +144,18 @@ def add_retrain(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=retrain)
     command.add_argument("--device", default="cpu", help="cpu (default: what ships was made there), auto, cuda")
     command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+
+
+def add_schedule(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=schedule)
+    command.add_argument("--paper", action="append", metavar="NAME", help="may be repeated (default: all)")
+    command.add_argument("--profile", default="laptop", help="whose stages (default: laptop)")
+    command.add_argument("--figures", type=Path, metavar="DIR", help="with provenance.json of a run that was measured")
+    command.add_argument("--nodes", type=positive, nargs="+", default=[1, 2, 4, 8, 16], metavar="N")
+    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="stages at one time on a node")
+    command.add_argument("--scale", type=float, default=1.0, metavar="X", help="times the measured seconds")
+    command.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds that a job costs before it "
+                         "computes: queue, start, imports (default: 10)")  # fmt: skip
 
 
 def reproduce(given: argparse.Namespace) -> int:
@@ -251,6 +263,16 @@ def retrain(given: argparse.Namespace) -> int:
         print(f"{shipped.publish(stage).name}  {stage.title}")
     for name in shipped.keep_only(stages):
         print(f"{name}: no study asks for it any more, removed")
+    return 0
+
+
+def schedule(given: argparse.Namespace) -> int:
+    from mi_utils import reproduce as work
+    from mi_utils import simulate
+
+    for paper in work.chosen(given.paper):
+        figures = (given.figures or work.FIGURES / "laptop") / paper
+        print(simulate.report(paper, given.profile, figures, given.nodes, given.jobs, given.scale, given.wait))
     return 0
 
 

@@ -18,7 +18,7 @@ from mi_utils.errors import UserError
 
 PACKAGE = "mi_utils"
 # Plumbing: moves, stores and schedules results without making a number.
-_NAMES = ("stage", "store", "schedule", "code_digest", "inventory", "origin", "errors")
+_NAMES = ("stage", "store", "schedule", "code_digest", "inventory", "origin", "errors", "cluster", "job_arrays")
 PLUMBING = frozenset(f"{PACKAGE}.{name}" for name in _NAMES)
 # Spelled differently by different Python versions, and without effect on a value.
 _SILENT_FIELDS = frozenset({"type_params", "type_comment", "type_ignores", "kind", "ctx"})

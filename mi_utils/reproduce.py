@@ -73,7 +73,7 @@ class Request:
 
     profile: str = "laptop"
     device: str = "auto"
-    cluster: str | None = None
+    cluster: str | None = None  # a word or a YAML mapping
     workers: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     figures: Path = FIGURES
@@ -124,10 +124,13 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def validate(names: Iterable[str], request: Request) -> None:
-    """Raise UserError for an unknown device, profile or field before any kernel starts."""
-    from mi_utils import runtime, studies
+    """Raise UserError for an unknown device, cluster, profile or field before any kernel starts."""
+    from mi_utils import cluster, runtime, studies
 
     runtime.device(request.device)
+    asked = cluster.chosen(request.cluster)
+    if asked:
+        asked.device(request.device)
     for name in names:
         studies.PAPERS[name].plan(request.profile, **request.overrides)
 

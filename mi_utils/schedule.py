@@ -14,17 +14,17 @@ from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING
 
 import cloudpickle
+import torch
 from tqdm.auto import tqdm
 
-from mi_utils import runtime, store
+from mi_utils import cluster as clusters
+from mi_utils import job_arrays, runtime, store
+from mi_utils.cluster import Cluster
 from mi_utils.errors import UserError
 from mi_utils.store import StageFailed
 
 if TYPE_CHECKING:
     from mi_utils.stage import Stage
-
-# submitit's own limit is five minutes; results and checkpoints make any limit safe.
-CLUSTER_FIELDS = {"timeout_min": 24 * 60, "cpus_per_task": 1}
 
 
 def in_order(stages: Sequence["Stage"]) -> list["Stage"]:
@@ -54,38 +54,55 @@ def run(
     stages: Sequence["Stage"],
     *,
     device: str = "auto",
-    cluster: str | None = None,
+    cluster: str | dict | Cluster | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
     """Compute everything missing among the stages and all their upstreams.
 
-    cluster: None for this machine; "local" or "slurm" for exca job arrays, level by level.
-    workers: processes on this machine (default: one a core on the CPU, one on a GPU); one computes here.
+    cluster: None for this machine; "slurm", "local" or the fields of `Cluster` for job arrays, level by level.
+    workers: processes on this machine (default: one a core on the CPU, one a GPU); one computes here.
+    On a cluster: jobs at one time, where its `width` is not given.
     Raises StageFailed (which stage, why) or UserError (what to mend); what is finished stays stored.
     """
-    if cluster not in (None, "local", "slurm"):
-        raise UserError(f"cluster: expected none, 'local' or 'slurm', found {cluster!r}")
+    asked = clusters.chosen(cluster)
     if workers is not None and workers < 1:
         raise UserError(f"workers: expected at least 1, found {workers}")
+    # A cluster's nodes have devices of their own: the name is resolved there.
+    places = [asked.device(device)] if asked else devices(device)
     todo = [stage for stage in in_order(stages) if not stage.stored()]
     if not todo:
         return
-    # A cluster's nodes have devices of their own: the name is resolved there.
-    chosen = device if cluster else str(runtime.device(device))
     store.check_writable()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = workers or (cores if chosen == "cpu" else 1)
     grouped = levels(todo)
-    most = min(most, max(map(len, grouped)))
+    slots = shared_out(places, workers, max(map(len, grouped)))
     with Watch(len(todo), progress) as watch:
-        if cluster:
+        if asked:
             for level in grouped:
-                _run_level(level, chosen, cluster, watch)
-        elif most == 1:
-            _run_here(todo, chosen, watch)
+                job_arrays.run_level(level, places[0], asked, asked.room(workers, _cores()), watch)
+        elif len(slots) == 1:
+            _run_here(todo, slots[0], watch)
         else:
-            Pool(chosen, most, watch).run(todo)
+            Pool(slots, watch).run(todo)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices(name: str) -> list[str]:
+    """The devices that a name allows: every GPU of this machine for `cuda`, and for `auto` where there is one."""
+    first = runtime.device(name)
+    if first.type == "cpu" or ":" in name:
+        return [str(first)]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def shared_out(places: Sequence[str], workers: int | None, most: int) -> list[str]:
+    """The device of each worker: one worker a GPU, one a core on the CPU, or `workers` of them in turn; at most
+    `most`. The first GPUs come first, so that no GPU gets its second worker before another has one."""
+    count = workers or (_cores() if places[0] == "cpu" else len(places))
+    return [places[index % len(places)] for index in range(min(count, most))]
 
 
 class Watch:
@@ -164,16 +181,23 @@ def _run_here(todo: Sequence["Stage"], device: str, watch: Watch) -> None:
 
 
 class Pool:
-    """Stages in spawned processes, each as soon as its upstreams are stored. Results travel by the store."""
+    """Stages in spawned processes, each as soon as its upstreams are stored. Results travel by the store.
 
-    def __init__(self, device: str, workers: int, watch: Watch) -> None:
-        self.device, self.workers, self.watch = device, workers, watch
+    A process for each of the devices, which it keeps: a GPU is held by no process but its own.
+    """
+
+    def __init__(self, devices: Sequence[str], watch: Watch) -> None:
+        self.devices, self.watch = devices, watch
         self.running: dict[Future, Stage] = {}
         self.failure: Exception | None = None
 
     def run(self, todo: Sequence["Stage"]) -> None:
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _begin_worker)
+        context = multiprocessing.get_context("spawn")
+        left = context.SimpleQueue()
+        for device in self.devices:
+            left.put(device)
+        pool = ProcessPoolExecutor(len(self.devices), context, _begin_worker, (left,))
         try:
             self._loop(pool, list(todo))
         except BaseException:
@@ -190,7 +214,7 @@ class Pool:
         while self.running or (waiting and self.failure is None):
             unfinished = {stage.key for stage in (*waiting, *self.running.values())}
             ready = [s for s in waiting if unfinished.isdisjoint(u.key for u in s.upstream())]
-            for stage in ready[: self.workers - len(self.running)] if self.failure is None else []:
+            for stage in ready[: len(self.devices) - len(self.running)] if self.failure is None else []:
                 waiting.remove(stage)
                 self._submit(pool, stage)
             for future in wait(self.running, timeout=1, return_when=FIRST_COMPLETED).done:
@@ -198,10 +222,10 @@ class Pool:
             self.watch.show()
 
     def _submit(self, pool: ProcessPoolExecutor, stage: "Stage") -> None:
-        payload = cloudpickle.dumps(stage.entry(self.device))
+        payload = cloudpickle.dumps(stage.entry())
         try:
             with _main_hidden():
-                self.running[pool.submit(_compute, payload, self.device)] = stage
+                self.running[pool.submit(_compute, payload)] = stage
         except BrokenProcessPool:
             self.failure = self.failure or _killed([stage, *self.running.values()])
         else:
@@ -239,51 +263,18 @@ def _main_hidden() -> Iterator[None]:
         main.update(kept)
 
 
-def _begin_worker() -> None:
-    """The parent decides what an interrupt means; a worker whose parent has died ends."""
+_OWN_DEVICE: list[str] = []  # of this worker process
+
+
+def _begin_worker(left: multiprocessing.SimpleQueue) -> None:
+    """Take a device that no other worker has. The parent decides what an interrupt means; a worker whose parent has
+    died ends."""
+    _OWN_DEVICE.append(left.get())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (wait_for([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _compute(payload: bytes, device: str) -> None:
+def _compute(payload: bytes) -> None:
     """In a worker: one stage, as the parent described it."""
-    cloudpickle.loads(payload).opened().ensure(device)
-
-
-def _run_level(level: Sequence["Stage"], device: str, cluster: str, watch: Watch) -> None:
-    """One exca job array; returns when every job of it has ended."""
-    gpu = {"gpus_per_node": 1} if device.startswith("cuda") else {}
-    entries = [stage.entry(device, cluster=cluster, **CLUSTER_FIELDS, **gpu) for stage in level]
-    for entry in entries:
-        # exca would take a job that ended for a result, also where the result has been removed since.
-        if entry.infra.status() != "running":
-            entry.infra.clear_job()
-    with entries[0].infra.job_array() as array:
-        array.extend(entries)
-    jobs = [entry.infra.job() for entry in entries]
-    for stage in level:
-        watch.start(stage)
-    left = dict(zip(jobs, level, strict=True))
-    try:
-        while left:
-            for job in [job for job in left if job.done()]:
-                stage = left.pop(job)
-                watch.finish(stage, done=stage.stored())
-            watch.show()
-            time.sleep(0.2)
-    except BaseException:
-        for job in left:
-            job.cancel()
-        raise
-    for stage, job in zip(level, jobs, strict=True):
-        if not stage.stored():
-            raise _cluster_failure(stage, job)
-
-
-def _cluster_failure(stage: "Stage", job: object) -> Exception:
-    """What a job that left no result has to say."""
-    said = store.read_json(stage.folder / "failure.json")
-    if said is None:
-        return StageFailed(f"{stage.title}: its job ended without a result (killed?); see {job.paths.stderr}")
-    return UserError(said["text"]) if said["kind"] == "UserError" else StageFailed(said["text"])
+    cloudpickle.loads(payload).opened().ensure(_OWN_DEVICE[0])

@@ -27,7 +27,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import exca
 import pydantic
 import torch
 import yaml
@@ -36,6 +35,7 @@ from torch import Tensor
 from mi_utils import code_digest, origin, runtime, store
 from mi_utils.errors import UserError, one_line
 from mi_utils.inventory import Row, clean, status
+from mi_utils.job_arrays import Infra
 from mi_utils.schedule import run
 from mi_utils.store import StageFailed
 
@@ -326,7 +326,7 @@ class Entry(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     stage: str
     key: str
-    infra: exca.TaskInfra = exca.TaskInfra(version="1", mode="retry")
+    infra: Infra = Infra(version="1", mode="retry")
     _stage: Any = pydantic.PrivateAttr(None)
     _device: str = pydantic.PrivateAttr("auto")
     _root: str = pydantic.PrivateAttr("")

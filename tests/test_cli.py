@@ -77,6 +77,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--set", "seeds"], "--set: expected a YAML mapping"),
         (["--set", "{1: 2}"], "--set: expected a YAML mapping"),
         (["--device", "gpu"], "device: expected auto, cpu, cuda"),
+        (["--cluster", "cloud"], "cluster: expected 'slurm' or 'local', found 'cloud'"),
+        (["--cluster", "{engine: local, widht: 2}"], "cluster.widht: no such field; did you mean width?"),
     ],
 )
 def test_a_mistake_is_one_line(

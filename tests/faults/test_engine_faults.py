@@ -187,7 +187,7 @@ def test_a_mistake_in_a_worker_arrives_as_it_is(tmp_path: Path, monkeypatch: pyt
 
 def test_a_killed_worker_names_what_ran() -> None:
     with pytest.raises(StageFailed, match=r"worker process was killed.*Doomed .*run again") as caught:
-        Pool("cpu", 1, Watch(2, visible=False)).run([Doomed(), Walk(seed=9)])
+        Pool(["cpu"], Watch(2, visible=False)).run([Doomed(), Walk(seed=9)])
     assert not Walk(seed=9).stored()
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Command line: `python -m mi_utils reproduce | score | vulnerable | audit | data | status | clean | export | retrain`."""
+"""Command line: `python -m mi_utils reproduce|score|vulnerable|audit|data|status|clean|export|retrain`."""
 
 import argparse
 import os
@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     """The grammar; a command's `run` takes what was parsed and returns the exit status."""
     top = argparse.ArgumentParser("python -m mi_utils", description="Model-inversion attacks, replicated.")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    commands = top.add_subparsers(required=True, metavar="reproduce|score|vulnerable|audit|data|status|clean|export|retrain")
+    commands = top.add_subparsers(
+        required=True, metavar="reproduce|score|vulnerable|audit|data|status|clean|export|retrain"
+    )
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))

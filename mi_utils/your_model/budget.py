@@ -1,4 +1,4 @@
-"""Which attacks fit a time budget, and with how many steps: decided from measured seconds, without a clock of its own."""
+"""Which attacks fit a time budget, and with how many steps: decided from measured seconds, with no clock of its own."""
 
 import heapq
 from collections.abc import Sequence

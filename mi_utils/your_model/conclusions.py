@@ -16,14 +16,14 @@ class Conclusions:
     missing: tuple[str, ...]
 
 
-def conclusions(found: Sequence[Exposure], private: bool, holdout: bool, judged: bool) -> Conclusions:
-    """From the attacks' rows, and from what was given."""
+def conclusions(found: Sequence[Exposure], classes: int, private: bool, holdout: bool, judged: bool) -> Conclusions:
+    """From the attacks' rows, and from what was given.  classes: of the classifier, for what chance would reach."""
     can = [_confidence(one) for one in found]
     if private:
         can += [_against_auxiliary(one) for one in found]
         can += [sentence for one in found if (sentence := _against_holdout(one))]
     if judged:
-        can += [_judged(one) for one in found]
+        can += [_judged(one, 1 / classes) for one in found]
     return Conclusions(tuple(can), tuple(_cannot(private, judged)), tuple(_missing(private, holdout, judged)))
 
 
@@ -76,20 +76,25 @@ def _against_holdout(one: Exposure) -> str | None:
     )
 
 
-def _judged(one: Exposure) -> str:
+def _judged(one: Exposure, chance: float) -> str:
     """Independent classifiers' opinion."""
     mean = one.row("ensemble mean")
+    means = (
+        "that is above chance: something of what makes the class leaks, which need not be any single image."
+        if mean.low is not None and mean.low > chance
+        else "that is not clearly above chance: to anyone but the attacked classifier they do not show the class."
+    )
     return (
         f"{one.title}: classifiers that the attack never saw name {number(mean.value, 'share')} of its images as the "
-        "attacked class. Far above chance, this means that features of the class leak, not that single images do."
+        f"attacked class (chance: {number(chance, 'share')}); {means}"
     )
 
 
 def _cannot(private: bool, judged: bool) -> list[str]:
     """What stays open in any case, and what this audit leaves open."""
     said = [
-        "That the classifier gives nothing away. Other attacks, better priors, more time or another seed may find more; "
-        "an attack that failed is no guarantee, and no number here is one such as differential privacy gives.",
+        "That the classifier gives nothing away. Other attacks, better priors, more time or another seed may find "
+        "more; an attack that failed is no guarantee, and no number here is one such as differential privacy gives.",
         "Whether a given person or image was in the training set: that is membership inference, another question.",
         "How these numbers compare with published ones: schedules were cut to the time budget and images to the "
         "working size.",

@@ -39,7 +39,7 @@ class Model(Config):
 
 
 class Preprocessing(Config):
-    """What the classifier reads: px a side, colours, and mean and std on the [0, 1] scale (neither: it reads [-1, 1])."""
+    """What the classifier reads: px a side, colours, mean and std on the [0, 1] scale (neither: it reads [-1, 1])."""
 
     size: Annotated[int, Field(ge=4, le=1024)]
     channels: Literal[1, 3] = 3

@@ -1,4 +1,4 @@
-"""A classifier as an exported program (torch.export, .pt2): taken from a source that the user vouches for, or not at all.
+"""A classifier as an exported program (torch.export, .pt2): taken where the user vouches for its source, else refused.
 
 `torch.export.load` is not safe: where `weights_only` refuses a part of the file it reads that part again without
 restriction, so that a crafted file runs code (a test shows it).  Hence the field `trusted`.
@@ -84,8 +84,8 @@ class ExportedClassifier(ExternalClassifier):
         if not isinstance(whole, Tensor) or whole.shape != (3, self.outputs):
             found = f"shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
             raise UserError(
-                f"classes: expected {self.weights.name} to give (3, {self.outputs}) logits for 3 images, found {found}; "
-                "name as many classes as it has outputs"
+                f"classes: {self.weights.name} should give (3, {self.outputs}) logits for 3 images, found {found}; "
+                "give as many classes"
             )
         if not torch.allclose(whole[:1], alone, rtol=1e-3, atol=1e-3):
             raise UserError(
@@ -97,4 +97,3 @@ class ExportedClassifier(ExternalClassifier):
                 f"{self.weights.name}: expected gradients with respect to the images, found none (exported under "
                 "no_grad or quantised); export the float network"
             )
-

@@ -87,9 +87,7 @@ def _attack(one: Exposure, names: Mapping[int, str]) -> dict[str, Any]:
     return {"title": one.title, "rows": _rows(first.images, first.labels, names), "pairs": pairs, "near": one.near}
 
 
-def _rows(
-    images: UInt8[Tensor, "n c h w"], labels: Tensor, names: Mapping[int, str]
-) -> list[tuple[str, list[str]]]:
+def _rows(images: UInt8[Tensor, "n c h w"], labels: Tensor, names: Mapping[int, str]) -> list[tuple[str, list[str]]]:
     """(class, addresses of its first images), never selected."""
     return [
         (name, [sheet.uri(image) for image in images[labels == c][:FIRST]]) for c, name in list(names.items())[:CLASSES]

@@ -1,4 +1,4 @@
-"""`audited`: from a CONFIG.yaml to the report.  Everything that takes long is a stage, so that it goes on where it was."""
+"""`audited`: from a CONFIG.yaml to the report.  Everything that takes long is a stage, so that it can go on."""
 
 import os
 import time
@@ -129,9 +129,7 @@ def images(given: Given, plan: Plan, name: str) -> list[Labelled]:
     made = []
     for seed, stage in zip(given.settings.seeds, plan.stages(name, given.settings.seeds), strict=True):
         result = stage.result().tensors
-        made.append(
-            Labelled(result["images"], result["labels"], None, f"{plan.recipes[name].title}, seed {seed}")
-        )
+        made.append(Labelled(result["images"], result["labels"], None, f"{plan.recipes[name].title}, seed {seed}"))
     return _sized(made, given.side)
 
 
@@ -152,7 +150,8 @@ def _report(
 ) -> Report:
     """Everything that a reader is told."""
     settings = given.settings
-    said = conclusions(found, given.private is not None, given.holdout is not None, bool(judged))
+    has = {"private": given.private is not None, "holdout": given.holdout is not None, "judged": bool(judged)}
+    said = conclusions(found, len(settings.names), **has)
     record = {
         "model": {"name": given.recipe.arch, "file": given.recipe.weights.name},
         "classes": {str(c): settings.names[c] for c in settings.attacked},

@@ -39,10 +39,11 @@ class DataSet:
     hint: str = ""
 
 
-def _published(name: str) -> tuple[Need, ...]:
-    """The files of a data set as torchvision lays it out."""
+def _published(name: str, *splits: str) -> tuple[Need, ...]:
+    """The files of a data set's splits as torchvision lays it out; of both for none."""
     known = KNOWN[name]
-    return tuple(Need(f"{known.folder}/{file}") for file in dict.fromkeys((*known.train, *known.test)))
+    files = [file for split in splits or ("train", "test") for file in getattr(known, split)]
+    return tuple(Need(f"{known.folder}/{file}") for file in dict.fromkeys(files))
 
 
 def _split(folder: str, classes: int) -> tuple[Need, ...]:
@@ -76,7 +77,7 @@ DATA_SETS = (
     ),
     DataSet(
         "cifar100", "CIFAR-100, Python version", "the CIFAR page of the University of Toronto", "none stated",
-        _published("CIFAR100"), (("patch_mi", "paper"),),
+        _published("CIFAR100", "train"), (("patch_mi", "paper"),),
     ),
     DataSet(
         "seri95", "SERI95, test part", "the HangulDB repository of Handong Global University (callee2006/HangulDB)",

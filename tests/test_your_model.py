@@ -120,7 +120,7 @@ WRONG_FIELDS = {
     "holdout: it is compared with private images": {"private": None},
     "seeds: expected each once": {"seeds": [1, 1]},
     "preprocessing.size": {"preprocessing": {"size": 2}},
-    "did you mean channels": {"preprocessing": {"size": 32, "chanels": 1}},
+    "preprocessing.chanels: no such field": {"preprocessing": {"size": 32, "chanels": 1}},
 }
 
 
@@ -188,7 +188,10 @@ SPOILT: dict[str, tuple[Callable[[Path], object] | None, dict[str, Any]]] = {
     "model.safetensors": (spoil_weights, {}),
     "expected 4 outputs (4 classes), found 3": (None, {"classes": [*COLOURS, "grey"]}),
     "expected a name of torchvision.models": (None, {"model": {"arch": "resnet81", "weights": "model.safetensors"}}),
-    "found none at": (None, {"model": {"arch": ARCH, "weights": "gone.safetensors"}}),
+    "gone.safetensors: expected a file of weights, found none": (
+        None,
+        {"model": {"arch": ARCH, "weights": "gone.safetensors"}},
+    ),
     "whole.pt": (None, {"model": {"arch": ARCH, "weights": "whole.pt"}}),
     "auxiliary: expected image files in": (empty_auxiliary, {}),
     "auxiliary: expected images of one size, found 0.png with 32×32 px and other.png with 48×40": (mixed_auxiliary, {}),

@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))
+    add_audit(commands.add_parser("audit", help="what your own classifier gives away, from a CONFIG.yaml"))
+    add_data(commands.add_parser("data", help="whether the real data sets lie where they should"))
     commands.add_parser("status", help="list what the store holds").set_defaults(run=status)
     add_clean(commands.add_parser("clean", help="delete stored results"))
     add_export(commands.add_parser("export", help="stored results for another machine; or reconstructions as PNG"))
@@ -99,6 +101,22 @@ def add_vulnerable(command: argparse.ArgumentParser) -> None:
     command.add_argument("--transform", default="recip1p", help="g of DDCS: recip1p (default), exp or linear")
     command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     add_comparison(command, "vulnerable/<name>")
+
+
+def add_audit(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=audit)
+    command.description = "Attacks that fit a time budget, and what follows from them; see docs/your_model.md."
+    command.add_argument("config", type=Path, metavar="CONFIG.yaml", help="the classifier, its classes and the images")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
+    command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: audits/<name>)")
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=data_check)
+    actions = command.add_subparsers(required=True, metavar="check")
+    check = actions.add_parser("check", help="what is there, what is missing, and where to get it")
+    check.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
 
 
 def add_comparison(command: argparse.ArgumentParser, out: str) -> None:
@@ -197,6 +215,25 @@ def vulnerable(given: argparse.Namespace) -> int:
     audited(Request(**options, out=out, say=steps())).show()
     print(f"everything in {out}; open {out / 'vulnerable.html'}")
     return 0
+
+
+def audit(given: argparse.Namespace) -> int:
+    from mi_utils.your_model import audited, read
+
+    settings = read(given.config)
+    out = given.out or Path("audits") / (settings.name or given.config.absolute().stem)
+    audited(settings, out, device=given.device, workers=given.workers, say=steps()).show()
+    print(f"everything in {out}; open {out / 'report.html'}")
+    return 0
+
+
+def data_check(given: argparse.Namespace) -> int:
+    """Exit status 1 where something that was asked for by name is not complete."""
+    from mi_utils.data_sets import checks
+
+    found = checks.checked(given.names)
+    print(checks.text(found))
+    return int(bool(given.names) and not all(one.complete for one in found))
 
 
 def steps() -> Callable[[str], None]:

@@ -23,6 +23,7 @@ from mi_utils.errors import UserError, one_line
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = ROOT / "figures"
+OTHERS = frozenset({"your_model"})  # notebooks that reproduce no paper
 
 
 class OwnKernel(AsyncKernelManager):
@@ -103,7 +104,7 @@ def one_of(value: str, allowed: Iterable[str], what: str) -> str:
 
 def papers() -> list[str]:
     """Papers that have a notebook."""
-    found = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    found = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if path.stem not in OTHERS)
     if not found:
         raise UserError(f"notebooks: expected <paper>.ipynb in {NOTEBOOKS}, found none; run from a clone")
     return found

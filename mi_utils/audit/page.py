@@ -28,12 +28,8 @@ def render(
     notes: Sequence[str],
 ) -> str:
     """The page; text of the user's, such as names of files and classes, is escaped."""
-    files = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     said = {row.short: row for row in rows if row.short and row.value is not None}
-    return environment.get_template("page.html.jinja").render(
+    return template(Path(__file__).parent, "page.html.jinja").render(
         record=record,
         caption=caption(record),
         measures=[(measure_name(row, record), *table.cells(row)[:2]) for row in _measured(said)],
@@ -43,6 +39,15 @@ def render(
         notes=notes,
         number=lambda value: f"{value:.3g}",
     )
+
+
+def template(folder: Path, name: str) -> jinja2.Template:
+    """A template of a folder; what it includes may be one of here.  Text is escaped, a missing name is an error."""
+    files = jinja2.FileSystemLoader([folder, Path(__file__).parent])
+    environment = jinja2.Environment(
+        loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(name)
 
 
 def caption(record: Mapping[str, Any]) -> str:
@@ -82,14 +87,14 @@ def _entry(row: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     private, best = row["file"] or f"row {row['private']}", row["reconstruction_file"] or f"{row['reconstruction']}"
     return row | {
         "private_name": private,
-        "private_uri": _uri(pair.private),
+        "private_uri": uri(pair.private),
         "private_alt": f"Private image {private} of class {row['name']}",
-        "best_uri": _uri(pair.best),
+        "best_uri": uri(pair.best),
         "best_alt": f"Reconstruction {best} of seed {row['seed']}, made for class {row['reconstruction_name']}",
     }
 
 
-def _uri(image: UInt8[Tensor, "c h w"]) -> str:
+def uri(image: UInt8[Tensor, "c h w"]) -> str:
     """The image as a data: address, a PNG of at most SIDE px a side."""
     pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
     picture, content = Image.fromarray(pixels.contiguous().numpy()), io.BytesIO()

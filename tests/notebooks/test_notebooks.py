@@ -10,9 +10,10 @@ import papermill
 import pytest
 
 from mi_utils import studies
+from mi_utils.reproduce import papers
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+NAMES = papers()
 PARAMETERS = {"profile", "device", "cluster", "workers", "overrides", "figures"}
 
 

@@ -25,8 +25,8 @@ def normalised(tex: str) -> str:
     for word, known in _WORDS.items():
         tex = re.sub(rf"{re.escape(word)}(?![a-zA-Z])", lambda _, known=known: f"{known} ", tex)
     tex = re.sub(rf"\\(mathbf|mathbb|mathcal|mathrm|bar)\s*{_ONE}", r"\\\1{\2}", tex)
-    tex = re.sub(rf"\\frac\s*{_ONE}", r"\\frac{\1}", tex)
-    return re.sub(rf"(\\frac(?:\{{[^{{}}]*\}}))\s*{_ONE}", r"\1{\2}", tex)
+    tex = re.sub(rf"(\\d?frac)\s*{_ONE}", r"\1{\2}", tex)
+    return re.sub(rf"(\\d?frac(?:\{{[^{{}}]*\}}))\s*{_ONE}", r"\1{\2}", tex)
 
 
 class Equations:

@@ -1,6 +1,7 @@
 """Where the evidence of each claim is: the stored tables and figures that its verdict can be checked against.
 
-A figure drawn once for each data set is named without the data set.  An empty entry: nothing was measured.
+A figure drawn once for each data set is named without the data set, or with * for it: the first is meant.
+An empty entry: nothing was measured.
 """
 
 _GAINS = "tables/t1c_differences"
@@ -10,8 +11,8 @@ _OPTIONS = "tables/t3_options"
 
 EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {
     "patch_mi": {
-        "P1": (_T1, "figures/f1"),
-        "P2": (_T1, "figures/f1"),
+        "P1": (_T1,),
+        "P2": (_T1, "figures/f1_*letters_patch_mi"),
         "P3": (_T1,),
         "P4": (_T1,),
         "P5": (_NEAR,),
@@ -25,7 +26,7 @@ EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {
         "P13": (_OPTIONS, "figures/f4_tradeoff_coverage"),
         "P14": (_T1,),
         "P15": (_OPTIONS,),
-        "P16": (_T1, "figures/f1"),
+        "P16": (_T1, "figures/f1_*_patch_mi"),
         "P17": (_T1, _OPTIONS),
         "P18": (_OPTIONS,),
     },

@@ -55,9 +55,7 @@ def _view(paper: Paper, found: Sequence[scorecard.Row], equations: Equations) ->
     """What the template shows of one paper."""
     own = [row for row in found if row.paper is paper]
     parts = prose.sections(paper.book, {"tables": list(paper.tables), "figures": list(paper.figures)}, equations)
-    stated = [
-        (name, Markup(prose.rendered(text, equations))) for name, text in deviations.of_notebook(paper.book)
-    ]
+    stated = [(name, Markup(prose.rendered(text, equations))) for name, text in deviations.of_notebook(paper.book)]
     return {
         "paper": paper,
         "id": slug(paper.name),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-WIDTH = 1100  # px at most, of 1,800 in the files: labels stay readable
+WIDTH = 1000  # px at most, of 1,800 in the files: labels stay readable
 QUALITY = 75
+COLOURS = 8192  # in a drawing, at most
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def _embedded(path: Path) -> Picture:
     flat.paste(image, mask=image.getchannel("A"))
     small = flat.copy()
     small.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
-    # Few colours pack best without loss; photographs of reconstructions do not.
-    content = min(_webp(flat, lossless=True, quality=30, method=2), _webp(small, quality=QUALITY, method=4), key=len)
+    content = _webp(small, quality=QUALITY, method=4)
+    if flat.getcolors(COLOURS):  # a drawing: without loss it may even be smaller
+        content = min(content, _webp(flat, lossless=True, quality=30, method=2), key=len)
     uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     return Picture(uri, *flat.size, len(content), path.stat().st_size, reduced=flat.width > WIDTH)
 

@@ -19,7 +19,7 @@ Kind = Literal["tables", "figures"]
 # Parts of a notebook that serve the one who works in it, and what the page has of its own.
 LEFT_OUT = ("The recipe", "Run", "Explore", "Verdicts", "Deviations", "T7: deviations", "Cost and provenance")
 ELSEWHERE = {("tables", "claims"), ("tables", "t7_deviations")}
-_LOCAL = re.compile(r"[a-z0-9_]+")
+_LOCAL = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,13 @@ class Prose(IPythonRenderer):
 
     def block_math(self, body: str) -> str:
         """A formula of its own, one line for each part that \\quad sets apart, so that a phone can show it."""
-        parts = [part for part in re.split(r"\\q?quad(?![a-zA-Z])", body) if part.strip()]
+        large = re.sub(r"\\t?frac(?![a-zA-Z])", lambda _: r"\dfrac", body)
+        parts = [part for part in re.split(r"\\q?quad(?![a-zA-Z])", large) if part.strip()]
         return "".join(self.equations.svg(part, display=True) for part in parts)
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link; its words alone where following it would run something."""
+        return super().link(text, url, title) if self.safe_url(url) != "#harmful-link" else text
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         """Not loaded: a link with the picture's words."""
@@ -145,7 +150,7 @@ def _names(literal: str, name: str) -> bool:
 
 
 def _words(cell: NotebookNode) -> list[tuple[int, str, Kind | None]]:
-    """(position, string, kind) of the strings that can be a name; kind where it is handed to folder.table or .figure."""
+    """(position, string, kind) of the strings that can be a name; kind: handed to folder.table or folder.figure."""
     try:
         tree = ast.parse(cell.source)
     except SyntaxError:  # a line of IPython's own

@@ -4,6 +4,7 @@ Nothing in it but what claims.json and provenance.json say, so the same results 
 """
 
 import csv
+import fnmatch
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ def evidence(paper: Paper, claim: str) -> tuple[Evidence, ...]:
     for place in EVIDENCE.get(paper.name, {}).get(claim, ()):
         kind, name = place.split("/")
         stored = paper.tables if kind == "tables" else paper.figures
-        hits = [n for n in stored if n == name] or [n for n in stored if n.startswith(f"{name}_")]
+        hits = fnmatch.filter(stored, name) or fnmatch.filter(stored, f"{name}_*")
         found.append(Evidence(kind, hits[0] if hits else name, bool(hits)))
     return tuple(found)
 

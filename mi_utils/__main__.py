@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_reproduce(commands.add_parser("reproduce", help="run the notebooks into figures/<profile>/<paper>/"))
+    add_report(commands.add_parser("report", help="the page and the scorecard of what lies in figures/<profile>/"))
     add_score(commands.add_parser("score", help="every metric of the reconstructions of any attack"))
     add_vulnerable(commands.add_parser("vulnerable", help="which private images an attack comes closest to"))
     add_audit(commands.add_parser("audit", help="what your own classifier gives away, from a CONFIG.yaml"))
@@ -60,6 +61,12 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
                          "such as '{engine: slurm, partition: gpu, gpus: 1, hours: 12}' (docs/cluster.md)")  # fmt: skip
     command.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
     command.add_argument("--set", action="append", default=[], metavar="YAML", help="such as '{seeds: 1}'")
+    command.add_argument("--figures", type=Path, metavar="DIR", help="instead of figures/ of the checkout")
+
+
+def add_report(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=report)
+    command.add_argument("--profile", choices=PROFILES, default="laptop", help="default: laptop")
     command.add_argument("--figures", type=Path, metavar="DIR", help="instead of figures/ of the checkout")
 
 
@@ -188,6 +195,13 @@ def reproduce(given: argparse.Namespace) -> int:
         figures=given.figures or work.FIGURES,
     )
     return 1 if work.reproduce(work.chosen(given.paper), request) else 0
+
+
+def report(given: argparse.Namespace) -> int:
+    from mi_utils import reproduce as work
+
+    print(work.report(given.figures or work.FIGURES, given.profile))
+    return 0
 
 
 def score(given: argparse.Namespace) -> int:

@@ -183,7 +183,17 @@ def reproduce(names: Sequence[str], request: Request) -> int:
         else:
             spent = f"{time.monotonic() - start:.0f} s, peak memory {memory.bytes / 2**30:.1f} GiB"
             print(f"{name}: done in {spent}; results in {shown(folder)}", flush=True)
+    print(report(request.figures, request.profile), flush=True)
     return failures
+
+
+def report(figures: Path, profile: str) -> str:
+    """Build the page and the scorecard from what lies in figures/<profile>/; returns a line that says where."""
+    from mi_utils import studies
+    from mi_utils.report.build import build
+
+    page = build(figures, profile, list(studies.PAPERS), NOTEBOOKS)
+    return f"report: {shown(page)}, {page.stat().st_size / 1e6:.1f} MB; scorecard.md, .csv and .json beside it"
 
 
 def cause(error: papermill.PapermillExecutionError) -> str:

@@ -38,7 +38,8 @@ class OwnKernel(AsyncKernelManager):
 class PeakMemory:
     """Context manager: `bytes` is the largest resident memory seen of this process and all its children.
 
-    Sampled every 0.5 s.  On Linux a page that n processes share counts 1/n in each; elsewhere not at all.
+    Sampled every 2 s: a look at every page of some large processes takes a while.  On Linux a page that n processes
+    share counts 1/n in each; elsewhere not at all.
     """
 
     def __enter__(self) -> "PeakMemory":
@@ -56,7 +57,7 @@ class PeakMemory:
         here = psutil.Process()
         while True:
             self.bytes = max(self.bytes, sum(map(_resident, [here, *here.children(recursive=True)])))
-            if self._stop.wait(0.5):
+            if self._stop.wait(2):
                 return
 
 

@@ -211,9 +211,11 @@ class Pool:
             raise self.failure
 
     def _loop(self, pool: ProcessPoolExecutor, waiting: list["Stage"]) -> None:
+        # Asked once: to know that nothing is needed for a shipped result takes a digest of its whole recipe.
+        needs = {stage.key: {above.key for above in stage.upstream()} for stage in waiting}
         while self.running or (waiting and self.failure is None):
             unfinished = {stage.key for stage in (*waiting, *self.running.values())}
-            ready = [s for s in waiting if unfinished.isdisjoint(u.key for u in s.upstream())]
+            ready = [stage for stage in waiting if unfinished.isdisjoint(needs[stage.key])]
             for stage in ready[: len(self.devices) - len(self.running)] if self.failure is None else []:
                 waiting.remove(stage)
                 self._submit(pool, stage)

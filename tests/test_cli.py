@@ -178,7 +178,7 @@ def test_a_failing_cell_is_told_in_a_line_and_its_notebook_kept(
 def test_peak_memory_sees_what_a_child_holds() -> None:
     with reproduce.PeakMemory() as nothing:
         pass
-    hold = "import sys, time; b = bytearray(300 << 20); print(flush=True); time.sleep(2)"
+    hold = "import sys, time; b = bytearray(300 << 20); print(flush=True); time.sleep(4)"
     with reproduce.PeakMemory() as memory:
         subprocess.run([sys.executable, "-c", hold], check=True, stdout=subprocess.DEVNULL)
     assert memory.bytes - nothing.bytes > 290 << 20

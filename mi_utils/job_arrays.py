@@ -140,6 +140,7 @@ class Level:
     def _collect(self, stage: "Stage", job: Job, state: str) -> None:
         del self.jobs[stage.key]
         _look_again(stage, job)
+        state = "TIMEOUT" if _told_while_starting(job) else state
         if not stage.stored() and self.failure is None:
             if state in _FROM_OUTSIDE and self.attempts[stage.key] <= self.cluster.restarts:
                 store.log.warning("%s: its job ended by %s; it goes on in another", stage.title, state)
@@ -155,6 +156,14 @@ def _look_again(stage: "Stage", job: Job) -> None:
     for folder in (stage.folder, job.paths.folder):
         with contextlib.suppress(OSError):
             folder.chmod(folder.stat().st_mode)
+
+
+def _told_while_starting(job: Job) -> bool:
+    """Whether the signal before the time limit came before the job could listen, and so ended it: srun says it."""
+    try:
+        return "User defined signal 2" in job.paths.stderr.read_text(errors="replace").splitlines()[-1]
+    except (OSError, IndexError):
+        return False
 
 
 def _failure(stage: "Stage", job: Job, state: str) -> Exception:

@@ -234,6 +234,13 @@ def test_what_is_not_sent_again_is_explained(states: list, fields: dict, said: s
         level.run(list(level.given))
 
 
+def test_a_job_that_was_told_of_its_limit_while_it_started_is_sent_again(tmp_path: Path) -> None:
+    (tmp_path / "log.err").write_text("srun: error: node7: task 0: User defined signal 2\n")
+    level = told(tmp_path, "FAILED", "COMPLETED", restarts=1)
+    level.run(list(level.given))
+    assert level.given[0].stored()
+
+
 def test_after_a_failure_what_waits_is_taken_back(tmp_path: Path) -> None:
     level = told(tmp_path, "FAILED", "CANCELLED", "COMPLETED", stages=3)
     with pytest.raises(StageFailed, match="^Given .*job 0.1 "):

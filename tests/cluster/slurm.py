@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
+
+from filelock import FileLock, Timeout
 
 CONFIG = Path("/etc/slurm/slurm.conf")  # the default place: submitit clears SLURM_CONF before it submits
 MARK = "# Written by the tests of mi_utils, which remove it."
@@ -131,9 +133,19 @@ def emptied() -> None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Slurm with partition `main`; Unavailable where it cannot be installed or started."""
-    install()
+    """Slurm with partition `main`; Unavailable where it cannot be installed or started.
+
+    One at a time on a machine. What a run that was killed left behind is ended first.
+    """
     with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(Path(gettempdir(), "mi_utils-slurm.lock"), timeout=600))
+        except Timeout:
+            raise Unavailable("another run of these tests has it") from None
+        install()
+        if CONFIG.exists():
+            answered("scontrol", "shutdown")
+            wait_until(lambda: answered("sinfo") is None, "an earlier slurmctld")
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="slurm-")))
         folder.chmod(0o755)  # munged has a user of its own
         for name in ("munge", "state", "spool"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import slurm as machine
 import torch
 
 from mi_utils import store
@@ -21,7 +22,6 @@ from mi_utils.job_arrays import listed
 from mi_utils.schedule import Watch
 from mi_utils.stage import Job, Output, Stage, StageFailed, run
 
-pytestmark = pytest.mark.usefixtures("slurm")
 HERE = Path(__file__).parent
 
 
@@ -95,6 +95,13 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store.root()
 
 
+@pytest.fixture(autouse=True)
+def own_jobs(slurm: None) -> Iterator[None]:
+    """None outlives its test."""
+    yield
+    machine.emptied()
+
+
 @pytest.fixture
 def behind() -> Iterator[Callable]:
     """Starts `run` in a thread, so that the test can interfere."""
@@ -102,7 +109,7 @@ def behind() -> Iterator[Callable]:
         yield lambda *stages, **given: pool.submit(run, list(stages), device="cpu", progress=False, **given)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 240) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 1200) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
@@ -130,7 +137,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(
     wait_until(lambda: (stage.folder / "checkpoint-0.pt").exists() and running())
     job = running()[0]
     subprocess.run([*command.split(), job], check=True)
-    ended.result(240)
+    ended.result(1200)
     runs = begun(stage.folder.name)
     assert len(runs) == 2 and runs[0] == 0 < runs[1]
     assert "Restarts=1" in subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
@@ -162,7 +169,7 @@ def test_no_more_jobs_at_one_time_than_the_width(behind: Callable, own_store: Pa
     waiting = [reason for state, reason in (listed() or {}).values() if state == "PENDING"]
     assert waiting == ["JobArrayTaskLimit"] * 3
     (own_store / "tmp" / "go").touch()
-    ended.result(240)
+    ended.result(1200)
     assert all(stage.stored() for stage in stages)
 
 

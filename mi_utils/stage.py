@@ -190,7 +190,10 @@ def _canonical(value: Any, owner: str) -> Any:
 def _identity(config: Config) -> Any:
     """What a config says, computes with and reads. Where a file lies is left to the fingerprint."""
     cls = type(config)
-    extra = config.fingerprint()
+    try:
+        extra = config.fingerprint()
+    except OSError as problem:
+        raise UserError(f"{cls.__name__}: its data cannot be read ({one_line(problem)}); mend the path") from problem
     values = {name: getattr(config, name) for name in sorted(cls.model_fields)}
     if extra is not None:
         values = {name: value for name, value in values.items() if not isinstance(value, Path)}

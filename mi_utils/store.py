@@ -15,6 +15,7 @@ import logging
 import os
 import pickle
 import shutil
+import struct
 import time
 import traceback
 import uuid
@@ -37,6 +38,9 @@ MARKER = "MI_STORE"
 MIN_FREE_BYTES = 200 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FILES = ("tensors.safetensors", "meta.json")  # of a result, beside its manifest
+# What torch raises for a file that is none of its own.
+_FOREIGN = (pickle.UnpicklingError, struct.error, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError)
+_FOREIGN += (AttributeError, AssertionError, EOFError)
 _CHECKPOINT_MAGIC = b"MI-CHECKPOINT-1\n"
 
 
@@ -218,7 +222,7 @@ def _checkpoint(payload: bytes) -> dict | None:
     """A checkpoint's fields; None for bytes that are another program's, whatever their digest."""
     try:
         found = torch.load(io.BytesIO(payload), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError):
+    except (*_FOREIGN, OSError, MemoryError):
         return None
     kinds = {"step": int, "seconds": float, "device": str, "streams": list, "state": dict}
     fits = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())

@@ -5,7 +5,7 @@ from pathlib import Path
 from mi_utils import bombs
 from mi_utils.audit.request import Request
 from mi_utils.data.disjoint import check_disjoint
-from mi_utils.errors import UserError
+from mi_utils.errors import UserError, understood
 from mi_utils.models import stylegan2_files
 from mi_utils.scoring import inputs
 from mi_utils.studies.dmmia.settings import faces
@@ -31,7 +31,8 @@ def generator_of(request: Request) -> StylePrior:
     else:
         path = Path(given).expanduser().absolute()
         bombs.check_weights(path)
-        prior = FileStyleGAN2(path=path, size=stylegan2_files.read(path).size)
+        with understood(path, "a StyleGAN2 generator"):
+            prior = FileStyleGAN2(path=path, size=stylegan2_files.read(path).size)
     if str(request.private).lstrip().startswith("{"):
         for public in prior.sources():
             check_disjoint(inputs.source(str(request.private), "private"), public, "prior")

@@ -18,7 +18,7 @@ from torchvision import models
 
 from mi_utils import bombs, plain_yaml
 from mi_utils.data.images import LUMA, files_digest
-from mi_utils.errors import UserError
+from mi_utils.errors import UserError, understood
 from mi_utils.models import weights
 from mi_utils.stage import Config
 
@@ -125,7 +125,8 @@ class ExternalClassifier(Config):
         auxiliary = any(key.lower().startswith("aux") for key in tensors)
         network = build(self.arch, self.outputs, self.channels, self.size, auxiliary)
         self._check_classes(network.state_dict(), tensors)
-        weights.put(tensors, network, self.weights, self.arch)
+        with understood(self.weights, "weights of numbers"):
+            weights.put(tensors, network, self.weights, self.arch)
         external = External(network, self).eval().requires_grad_(False)
         self._try(external)
         return external.to(device)

@@ -2,7 +2,6 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mi_utils import bombs, plain_yaml
 from mi_utils.data import AnySource, Folder, ImageSet, Parquet, Source
 from mi_utils.data.arrays import Arrays, from_arrays, read_npz
 from mi_utils.data.images import IGNORED_FILES, data_root, decode_all, natural
-from mi_utils.errors import UserError
+from mi_utils.errors import UserError, one_line, understood
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 KINDS = "a folder, an .npz or .parquet file, stored:<paper>/<attack>, a YAML mapping {kind: ...}, or (images, labels)"
@@ -59,27 +58,13 @@ def read(given: Given, what: str, *, labelled: bool = True, size: int | None = N
 
     `what` names the argument in messages.  `size` is asked of files that are decoded here, as they may differ.
     """
-    with understood(what, given):
+    named = plain_yaml.shown(str(given)) if isinstance(given, str | Path) else f"a {type(given).__name__}"
+    with understood(f"{what}: {named}", KINDS):
         found = _read(given, what, labelled, size)
     for part in found:
         if labelled and part.labels is None:
             raise UserError(f"{what}: expected `labels` beside the images of {part.typed}, found none; add class ids")
     return found
-
-
-@contextmanager
-def understood(what: str, given: Given) -> Iterator[None]:
-    """What a decoder raises becomes one line: a hostile or damaged file may fail in any way."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as problem:
-        named = plain_yaml.shown(str(given)) if isinstance(given, str | Path) else f"a {type(given).__name__}"
-        raise UserError(
-            f"{what}: expected {KINDS}, but {named} cannot be read ({type(problem).__name__}); it is cut short, "
-            "altered or of another kind"
-        ) from problem
 
 
 def _read(given: Given, what: str, labelled: bool, size: int | None) -> list[Labelled]:
@@ -139,7 +124,7 @@ def source(text: str, what: str) -> AnySource:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{what}: {where}: {first['msg']}; found {plain_yaml.shown(text)}") from None
+        raise UserError(one_line(f"{what}: {where}: {first['msg']}; found {plain_yaml.shown(text)}")) from None
 
 
 def _by_seed(arrays: Arrays, typed: str) -> list[Labelled]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pandas as pd
+from pydantic import Field
 from torch import Tensor
 
 from mi_utils.errors import UserError
@@ -15,6 +16,9 @@ from mi_utils.studies.evaluation import Evaluation
 
 Profile = Literal["smoke", "laptop", "gpu", "paper"]
 PROFILES: tuple[str, ...] = get_args(Profile)
+# A mistyped number would plan stages until the memory is full.
+Seeds = Annotated[int, Field(ge=1, le=100)]
+SomeSeeds = Annotated[int, Field(ge=0, le=100)]
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 

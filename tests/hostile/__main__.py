@@ -17,8 +17,10 @@ import numpy as np
 import psutil
 import torch
 
-from mi_utils import reproduce, studies
+from mi_utils import origin, reproduce, studies
 from mi_utils.errors import UserError
+from mi_utils.stage import Config
+from mi_utils.studies.plan import Plan
 from tests.hostile import guard, inputs
 
 ROOM = 3 << 30  # bytes of address space beyond what the libraries take
@@ -33,11 +35,17 @@ def prepared(place: Path) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     sys.setrecursionlimit(1000)
-    plan = SimpleNamespace(stages=(inputs.Tiny(),), runs=[], settings=None)
+    sys.stdin = open(os.devnull)
+    origin.state()  # asks git, once
     inputs.classes(), inputs.whole(), [inputs.whole_plan(s.__name__) for s in studies.PAPERS.values()]
     reproduce.execute = lambda paper, request: place
-    studies.PAPERS["toy"] = SimpleNamespace(plan=lambda profile, **overrides: plan, __name__="toy")
+    studies.PAPERS["toy"] = SimpleNamespace(plan=lambda profile, **overrides: toy_plan(profile))
     reproduce.papers = lambda: ["toy"]
+
+
+def toy_plan(profile: str) -> Plan:
+    """One stage and no attack."""
+    return Plan(paper="toy", profile=profile, settings=Config(), runs=(), extra=(inputs.Tiny(),))
 
 
 def tried(count: int, seed: int, place: Path) -> int:
@@ -51,7 +59,7 @@ def tried(count: int, seed: int, place: Path) -> int:
     for kind, (make, share) in inputs.KINDS.items():
         began = time.perf_counter()
         toy = {"toy": studies.PAPERS["toy"]}
-        studies.PAPERS = real if kind == "plans" else toy if kind == "archives" else real | toy
+        studies.PAPERS = toy if kind in ("archives", "commands") else real
         number = -(-count * share // shares)
         for _ in range(number):
             call = make(rng, place / "work")

@@ -22,7 +22,6 @@ from mi_utils.__main__ import main
 from mi_utils.archive import Archive, Index
 from mi_utils.audit import request as audit
 from mi_utils.audit.priors import generator_of
-from mi_utils.data import Listed
 from mi_utils.errors import UserError
 from mi_utils.models import external, stylegan2_files, weights
 from mi_utils.scoring import inputs
@@ -119,7 +118,8 @@ def listed(rng: Generator, folder: Path) -> Call:
     _written(folder / "faces", "a.png", _seeds("png")[0])
     (folder / "faces" / "b.png").write_bytes(_seeds("png")[0])
     (folder / "split.txt").write_text(lines("# x\na.png 0\nb.png 1\n", rng), errors="replace")
-    return lambda: inputs.loaded(Listed(path=folder / "faces", split=folder / "split.txt", size=8), "private")
+    text = json.dumps({"kind": "listed", "path": str(folder / "faces"), "split": str(folder / "split.txt"), "size": 8})
+    return lambda: inputs.read(text, "private")
 
 
 # ---------------------------------------------------------------- weights
@@ -271,17 +271,18 @@ def whole_plan(name: str) -> Config:
 COMMANDS = (
     ["reproduce", "--paper", "toy", "--profile", "smoke", "--set", "{seeds: 1}", "--workers", "2", "--device", "cpu"],
     ["score", "x.npz", "--private", "y", "--holdout", "z", "--size", "32", "--budget", "2GB", "--target", "{arch: a}"],
-    ["score", "stored:patch_mi/BMI", "--net", "st-lpips-alex", "--scope", "label", "--out", "out"],
+    ["score", "stored:toy/BMI", "--net", "st-lpips-alex", "--scope", "label", "--out", "out"],
     ["vulnerable", "{arch: resnet18}", "--prior", "faces-32", "--private", "p", "--seeds", "2", "--top", "3"],
     ["status"], ["clean", "--unused", "--yes"], ["clean", "--all"],
-    ["export", "patch_mi", "BMI", "out", "--seed", "0", "--profile", "smoke"],
-    ["export", "out.zip", "--paper", "patch_mi", "--profile", "smoke"],
+    ["export", "toy", "BMI", "out", "--seed", "0", "--profile", "smoke"],
+    ["export", "out.zip", "--paper", "toy", "--profile", "smoke"],
     ["import", "x.zip", "--digest", "00", "--set", "{seeds: 1}"],
 )  # fmt: skip
 
 
 def commands(rng: Generator, folder: Path) -> Call:
     words = arguments(COMMANDS[rng.integers(len(COMMANDS))], rng)
+    words = [word for word in words if not word.startswith(("/", ".."))]  # where a user may well write
     out, err = io.StringIO(), io.StringIO()
 
     def run() -> None:

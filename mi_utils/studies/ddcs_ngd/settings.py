@@ -13,6 +13,7 @@ from mi_utils.studies.dmmia.settings import MODES, Baselines, Memory
 from mi_utils.studies.dmmia.settings import Problem as Searched
 from mi_utils.studies.dmmia.settings import faces as searched
 from mi_utils.studies.nets import FACES, FLIP, LIGHT, STROKES, Net, net
+from mi_utils.studies.plan import Seeds, SomeSeeds
 from mi_utils.training.stylegan2 import TrainStyleGAN2
 
 Count = Annotated[int, Field(ge=1)]
@@ -51,7 +52,7 @@ class Settings(Config):
     memory: Memory
     baselines: Baselines | None
     students: dict[str, Net] = {}  # of LOMMA, which is GMI with the logit loss and these; none: no LOMMA
-    seeds: Count
+    seeds: Seeds
     victims: dict[str, Net] = {}  # further architectures of targets, of the first problem
     weights: tuple[float, ...]  # of the frontier, seed 0
     lengths: tuple[int, ...]  # steps of further transfers with the natural gradient, seed 0
@@ -59,7 +60,7 @@ class Settings(Config):
     factors: tuple[int, ...]  # times that reconstructions are repeated
     repeats: Annotated[int, Field(ge=2)]  # further seeds of one attack on one target
     projection_steps: Count
-    seeds_defence: Annotated[int, Field(ge=0)]
+    seeds_defence: SomeSeeds
     smoothing: Rate  # gamma of the defences by smoothing
     private: Net  # what DP-SGD trains: its recipe suits no deep net
     noise: Rate  # sigma of DP-SGD

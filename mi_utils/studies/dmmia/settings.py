@@ -8,6 +8,7 @@ from pydantic import Field
 from mi_utils.data import AnySource, Faces, Folder, Listed, Parquet
 from mi_utils.stage import Config
 from mi_utils.studies.nets import FACES, FLIP, STROKES, STRONG, Net, net
+from mi_utils.studies.plan import Seeds, SomeSeeds
 from mi_utils.training.style_priors import FileStyleGAN2, StylePrior
 from mi_utils.training.stylegan2 import ContinuedStyleGAN2, TrainStyleGAN2
 
@@ -82,10 +83,10 @@ class Settings(Config):
     psi: Rate
     memory: Memory
     baselines: Baselines | None
-    seeds: Count
-    seeds_targets: Annotated[int, Field(ge=0)]
-    seeds_shift: Annotated[int, Field(ge=0)]
-    seeds_sweep: Annotated[int, Field(ge=0)]  # of the options that a claim rests on; the others have seed 0 alone
+    seeds: Seeds
+    seeds_targets: SomeSeeds
+    seeds_shift: SomeSeeds
+    seeds_sweep: SomeSeeds  # of the options that a claim rests on; the others have seed 0 alone
     sweep_classes: Count  # attacked in the sweeps and with further targets
     n_w: tuple[int, ...]  # T4, `rho` in proportion
     rho: tuple[float, ...]  # share of positive prototypes

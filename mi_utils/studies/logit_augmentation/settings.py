@@ -10,6 +10,7 @@ from mi_utils.data.augment import Augment
 from mi_utils.data.glyphs import LatinSheet
 from mi_utils.stage import Config
 from mi_utils.studies.nets import FACES, FLIP, LIGHT, STROKES, STRONG, Net, net
+from mi_utils.studies.plan import Seeds, SomeSeeds
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -62,10 +63,10 @@ class Settings(Config):
 
     problems: tuple[Problem, ...]
     standing: str  # what the data are, for captions and verdicts
-    seeds: Count
-    seeds_targets: Count  # of the rows of further targets
-    seeds_shift: Annotated[int, Field(ge=0)]
-    seeds_controls: Annotated[int, Field(ge=0)]
+    seeds: Seeds
+    seeds_targets: Seeds  # of the rows of further targets
+    seeds_shift: SomeSeeds
+    seeds_controls: SomeSeeds
     perceptual: Annotated[int, Field(ge=0)]  # private images per class of DDCS
     critic_steps: Count  # per step of the generator
     gan_batch: Annotated[int, Field(ge=2)]

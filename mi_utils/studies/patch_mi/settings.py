@@ -26,6 +26,7 @@ from mi_utils.data.images import Folder, Parquet, Torchvision, UciDigits
 from mi_utils.data.pool import glyph_pieces
 from mi_utils.models.classifiers import Architecture
 from mi_utils.stage import Config
+from mi_utils.studies.plan import Seeds
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -105,7 +106,7 @@ class Settings(Config):
 
     problems: tuple[Problem, ...]
     standing: str  # what the data are, for captions and verdicts
-    seeds: Count
+    seeds: Seeds
     samples: Count  # reconstructions per class that are made by Patch-MI and scored in every row
     perceptual: Annotated[int, Field(ge=0)]  # private images per class of DDCS
     pool: Count
@@ -122,9 +123,9 @@ class Settings(Config):
     sweep_iterations: Count
     sweep_batch: Count
     sweep_samples: Count
-    sweep_seeds: Count
+    sweep_seeds: Seeds
     variants: Count | None  # options tried per table, the first ones; None: all
-    pair_seeds: Count
+    pair_seeds: Seeds
     active_iterations: Count  # of the sweeps in which the critic acts (`Bench.active`)
     dcgan_width: Count
     dcgan_iterations: Count

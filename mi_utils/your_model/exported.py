@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from pydantic import field_validator
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from mi_utils.errors import UserError
 from mi_utils.models.external import External, ExternalClassifier
@@ -63,7 +64,7 @@ class ExportedClassifier(ExternalClassifier):
             raise UserError(f"{self.weights}: expected a file of torch.export.save, found another; export it again")
         try:
             program = torch.export.load(self.weights)
-            program = torch.export.passes.move_to_device_pass(program, str(device))
+            program = move_to_device_pass(program, str(device))
         except Exception as problem:  # whatever the file makes the library raise
             said = (str(problem).splitlines() or [type(problem).__name__])[0]
             raise UserError(f"{self.weights}: the exported program cannot be read ({said}); export it again") from None

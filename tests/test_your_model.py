@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -374,14 +375,14 @@ def row(short: str, value: float, what: str = "") -> Row:
 def exposed(ours: float, auxiliary: float, near: dict[str, float]) -> Exposure:
     values = {"top-1 target": 1, "confidence target": 0.99, "ensemble mean": 0.5, "DDCS": ours}
     rows = [row(name, value) for name, value in values.items()]
-    rows.append(row("DDCS: prior", auxiliary, "samples of the attacker's prior, 24 images; mean over private images"))
+    rows.append(row("DDCS: auxiliary", auxiliary, "auxiliary images, 24 images; mean over private images"))
     return Exposure("pixels", "pixels", (), tuple(rows), near, None, (), ())
 
 
 @pytest.mark.parametrize("ours", [0.01, 0.3, 0.6])
 @pytest.mark.parametrize("private, holdout, judged", [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)])
 def test_no_audit_ever_says_safe(ours: float, private: int, holdout: int, judged: int) -> None:
-    near = {"reconstructions": 0.5, "prior": 0.4} | ({"holdout": 0.3} if holdout else {})
+    near = {"reconstructions": 0.5, "auxiliary": 0.4} | ({"holdout": 0.3} if holdout else {})
     said = conclusions([exposed(ours, 0.3, near)], 3, bool(private), bool(holdout), bool(judged))
     text = " ".join((*said.can, *said.cannot, *said.missing)).lower()
     assert not re.search(r"\b(safe|secure|protected|private enough|no risk|harmless)\b", text)
@@ -396,7 +397,7 @@ def test_no_audit_ever_says_safe(ours: float, private: int, holdout: int, judged
     [(0.6, "has told the attacker something"), (0.3, "is not decided"), (0.1, "beyond what the attacker had")],
 )
 def test_the_auxiliary_images_decide_what_ddcs_means(ours: float, said: str) -> None:
-    found = conclusions([exposed(ours, 0.3, {"reconstructions": 0.5, "prior": 0.4})], 3, True, False, False)
+    found = conclusions([exposed(ours, 0.3, {"reconstructions": 0.5, "auxiliary": 0.4})], 3, True, False, False)
     assert said in found.can[1] and "24 images each" in found.can[1]
 
 
@@ -404,6 +405,14 @@ def test_the_auxiliary_images_decide_what_ddcs_means(ours: float, said: str) -> 
 def test_an_evaluator_is_held_against_chance(classes: int, said: str) -> None:
     found = conclusions([exposed(0.3, 0.3, {"reconstructions": 0.5})], classes, True, False, True)
     assert said in found.can[-1]
+
+
+@pytest.mark.parametrize("unseen, said", [(0.31, True), (0.6, False)])
+def test_a_scale_without_length_is_told(unseen: float, said: bool) -> None:
+    one = exposed(0.3, 0.3, {"reconstructions": 0.5})
+    one = replace(one, rows=(*one.rows, row("DDCS: holdout", unseen)))
+    found = conclusions([one], 3, True, True, True)
+    assert any("Anything from nDDCS" in line for line in found.cannot) == said
 
 
 def test_intervals_that_touch_decide_nothing() -> None:
@@ -444,8 +453,9 @@ def test_the_whole_audit_leaves_pictures_tables_page_and_computes_nothing_twice(
             with np.load(tmp_path / "one" / name / f"seed-{seed}" / "reconstructions.npz") as arrays:
                 assert arrays["images"].shape == (6, 3, 32, 32)
     table = pd.read_csv(tmp_path / "one" / "exposure.csv")
-    for metric in ("DDCS, reference prior", "DDCS, reference holdout", "coverage", "top-1 target", "ensemble mean"):
+    for metric in ("reference auxiliary", "reference holdout", "coverage", "top-1 target", "ensemble mean"):
         assert table[table.metric.str.contains(metric, regex=False)].value.notna().all()
+    assert "prior" not in " ".join(table.metric) and "did not fit" not in html
     assert len(pd.read_csv(tmp_path / "one" / "exposed.csv")) == 4 * 24
     monkeypatch.setattr(Stage, "compute", lambda *_: pytest.fail("computed again"))
     audited(config, tmp_path / "two", device="cpu", workers=1)

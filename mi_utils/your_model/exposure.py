@@ -136,12 +136,11 @@ def _near(context: Context, searcher: Searcher) -> dict[str, float]:
     real = searcher.embedded(sets.private)
     parts = {"reconstructions": (sets.seeds[0], kept["0"])}
     parts |= {name: (found, kept[name]) for name, found in sets.others.items()}
-    return {
-        {"prior": "auxiliary"}.get(name, name): float(
-            searcher.near(searcher.embedded(found.take(rows)), real, "global").q_fake.median()
-        )
-        for name, (found, rows) in parts.items()
-    }
+    found = {}
+    for name, (images, rows) in parts.items():
+        near = searcher.near(searcher.embedded(images.take(rows)), real, "global")
+        found[{"prior": "auxiliary"}.get(name, name)] = float(near.q_fake.median())
+    return found
 
 
 def _alone(given: Given, seeds: Sequence[Labelled], nets: Judges, device: torch.device) -> list[Row]:

@@ -22,6 +22,8 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 from torchvision import models
 
 from mi_utils import __main__ as cli
@@ -32,6 +34,7 @@ from mi_utils.your_model import audited, read, recipes, run
 from mi_utils.your_model import given as inputs
 from mi_utils.your_model.budget import SHARE, Candidate, Part, choose, makespan
 from mi_utils.your_model.conclusions import above, conclusions
+from mi_utils.your_model.exported import UNBOUNDED, Program, _upper
 from mi_utils.your_model.exposure import Exposure
 from mi_utils.your_model.victim import Withheld
 
@@ -290,6 +293,16 @@ def test_a_trusted_program_is_the_network_with_its_gradients(made: Path) -> None
     torch.testing.assert_close(program(x), plain(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-3, atol=1e-5)
     assert float(slopes[0].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("upper, most", [(64, 64), (int_oo, UNBOUNDED)])
+def test_a_program_is_given_no_more_images_than_it_was_exported_for(upper: object, most: int) -> None:
+    assert _upper(ValueRanges(1, upper)) == most
+    seen = []
+    net = Program(torch.nn.Identity(), 3)
+    net.graph.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    x = torch.arange(8.0)[:, None]
+    assert torch.equal(net(x), x) and seen == [3, 3, 2]
 
 
 @pytest.mark.parametrize(

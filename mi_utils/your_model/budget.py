@@ -107,6 +107,6 @@ def _choice(
         candidate.name,
         None,
         least,
-        f"its shortest schedule takes {least:.0f} s, which does not fit the {allowed:.0f} s for attacks, {used:.0f} s "
-        f"of which the attacks before it need at least on {workers} processes; give more minutes",
+        f"its shortest schedule takes {least:.0f} s, which does not fit the {allowed:.0f} s for attacks ({used:.0f} s "
+        f"are taken at the least, on {workers} process{'es' * (workers > 1)}); give more minutes",
     )

@@ -24,7 +24,8 @@ def conclusions(found: Sequence[Exposure], classes: int, private: bool, holdout:
         can += [sentence for one in found if (sentence := _against_holdout(one))]
     if judged:
         can += [_judged(one, 1 / classes) for one in found]
-    return Conclusions(tuple(can), tuple(_cannot(private, judged)), tuple(_missing(private, holdout, judged)))
+    cannot = [*_scale(found[:1]), *_cannot(private, judged)]
+    return Conclusions(tuple(can), tuple(cannot), tuple(_missing(private, holdout, judged)))
 
 
 def above(ours: Row, reference: Row) -> int:
@@ -45,7 +46,7 @@ def _confidence(one: Exposure) -> str:
 def _against_auxiliary(one: Exposure) -> str:
     """Does the classifier add something to the attacker's own images?"""
     ours = next((r for r in one.rows if r.short.startswith("DDCS, at ") and r.value is not None), one.row("DDCS"))
-    reference = one.row("DDCS: prior")
+    reference = one.row("DDCS: auxiliary")
     numbers = f"DDCS {ours.value:.3f} against {reference.value:.3f}, {_least(one)} images each"
     words = {
         1: f"these images come closer to more private images than as many auxiliary images do ({numbers}): the "
@@ -59,7 +60,7 @@ def _against_auxiliary(one: Exposure) -> str:
 
 
 def _least(one: Exposure) -> str:
-    row = one.row("DDCS: prior")
+    row = one.row("DDCS: auxiliary")
     return row.what.split("; ")[0].rsplit(", ", 1)[-1].removesuffix(" images")
 
 
@@ -88,6 +89,17 @@ def _judged(one: Exposure, chance: float) -> str:
         f"{one.title}: classifiers that the attack never saw name {number(mean.value, 'share')} of its images as the "
         f"attacked class (chance: {number(chance, 'share')}); {means}"
     )
+
+
+def _scale(found: Sequence[Exposure]) -> list[str]:
+    """Whether nDDCS has a scale: its ends are the same for every attack."""
+    ends = [(one.row("DDCS: auxiliary"), one.row("DDCS: holdout")) for one in found]
+    return [
+        f"Anything from nDDCS: auxiliary images (DDCS {low.value:.3f}) and unseen images of the classes "
+        f"({high.value:.3f}) are too alike for a scale between them."
+        for low, high in ends
+        if low and high and above(high, low) < 1
+    ]
 
 
 def _cannot(private: bool, judged: bool) -> list[str]:

@@ -5,22 +5,29 @@ restriction, so that a crafted file runs code (a test shows it).  Hence the fiel
 """
 
 import zipfile
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from pydantic import field_validator
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from mi_utils.errors import UserError
 from mi_utils.models.external import External, ExternalClassifier
 
+UNBOUNDED = 2**31  # more images than anybody gives at a time
+
 
 class Program(nn.Module):
-    """The graph of an exported program, which has no modes: it stays what it was exported as."""
+    """The graph of an exported program, which has no modes: it stays what it was exported as.
 
-    def __init__(self, graph: nn.Module) -> None:
+    most: images that it takes at a time, as it was exported for; more are given to it in parts.
+    """
+
+    def __init__(self, graph: nn.Module, most: int) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.most = graph, most
 
     def train(self, mode: bool = True) -> "Program":
         """Only the flag; the graph refuses a change of mode."""
@@ -28,7 +35,7 @@ class Program(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
-        return self.graph(x)
+        return self.graph(x) if len(x) <= self.most else torch.cat([self.graph(part) for part in x.split(self.most)])
 
 
 class ExportedClassifier(ExternalClassifier):
@@ -53,21 +60,21 @@ class ExportedClassifier(ExternalClassifier):
                 f"model.trusted: {self.weights.name} is an exported program, and reading one can run code that is "
                 "hidden in it; set trusted: true if you know who made the file, or give arch and weights"
             )
-        external = External(Program(self._graph(device)), self).eval().requires_grad_(False).to(device)
+        external = External(self._program(device), self).eval().requires_grad_(False).to(device)
         self._check_program(external, device)
         return external
 
-    def _graph(self, device: str | torch.device) -> nn.Module:
-        """The program's graph on `device`."""
+    def _program(self, device: str | torch.device) -> Program:
+        """The program on `device`."""
         if not zipfile.is_zipfile(self.weights):
             raise UserError(f"{self.weights}: expected a file of torch.export.save, found another; export it again")
         try:
             program = torch.export.load(self.weights)
-            program = torch.export.passes.move_to_device_pass(program, str(device))
+            program = move_to_device_pass(program, str(device))
         except Exception as problem:  # whatever the file makes the library raise
             said = (str(problem).splitlines() or [type(problem).__name__])[0]
             raise UserError(f"{self.weights}: the exported program cannot be read ({said}); export it again") from None
-        return program.module()
+        return Program(program.module(), min(map(_upper, program.range_constraints.values()), default=UNBOUNDED))
 
     def _check_program(self, external: External, device: str | torch.device) -> None:
         """UserError unless it gives one row of logits an image, the same in any batch, with a gradient."""
@@ -97,3 +104,8 @@ class ExportedClassifier(ExternalClassifier):
                 f"{self.weights.name}: expected gradients with respect to the images, found none (exported under "
                 "no_grad or quantised); export the float network"
             )
+
+
+def _upper(constraint: Any) -> int:
+    """The largest size that a dynamic dimension was exported for."""
+    return int(constraint.upper) if constraint.upper <= UNBOUNDED else UNBOUNDED

@@ -1,7 +1,7 @@
 """What the attacks' images amount to: for every attack the same measures, or the reason why one cannot be had."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -25,6 +25,7 @@ from mi_utils.your_model.given import Given
 GROUP = "attack"
 NO_PRIVATE = "no private images given"
 PAIRS = 6  # shown of each attack
+UNASKED = ("accepted", "DDCS: public", "DDCS, distances scaled", "closeness, distances scaled", "nDDCS, distances")
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,28 @@ def exposure(
     context = Context(_aligned(given, seeds, net), net, device, "global", say)
     searcher = Searcher(net, None)
     part, found = perception.part(context, searcher)
-    rows = [*attack.part(context, nets, None).rows, *(r for r in part.rows if "scaled" not in r.short)]
-    rows += spread.part(context, []).rows
+    rows = [*attack.part(context, nets, None).rows, *part.rows, *spread.part(context, []).rows]
     best = ranking.ranked(found)
     return Exposure(
         name,
         title,
         context.sets.seeds,
-        tuple(rows),
+        tuple(_in_our_words(r) for r in rows if r.metric not in UNASKED and not r.short.startswith(UNASKED)),
         _near(context, searcher),
         ranking.listing(context, best),
         ranking.pairs(context, best, PAIRS),
         context.sets.notes,
     )
+
+
+def _in_our_words(row: Row) -> Row:
+    """What stands for the attacker's prior here are the auxiliary images themselves."""
+    words = {"reference prior": "reference auxiliary", "samples of the attacker's prior": "auxiliary images",
+             "the prior alone": "the auxiliary images", "DDCS: prior": "DDCS: auxiliary"}  # fmt: skip
+    said = {name: getattr(row, name) for name in ("metric", "what", "short")}
+    for old, new in words.items():
+        said = {name: text.replace(old, new) for name, text in said.items()}
+    return replace(row, **said)
 
 
 def _aligned(given: Given, seeds: Sequence[Labelled], net: Perceptual) -> Sets:
@@ -126,10 +136,11 @@ def _near(context: Context, searcher: Searcher) -> dict[str, float]:
     real = searcher.embedded(sets.private)
     parts = {"reconstructions": (sets.seeds[0], kept["0"])}
     parts |= {name: (found, kept[name]) for name, found in sets.others.items()}
-    return {
-        name: float(searcher.near(searcher.embedded(found.take(rows)), real, "global").q_fake.median())
-        for name, (found, rows) in parts.items()
-    }
+    found = {}
+    for name, (images, rows) in parts.items():
+        near = searcher.near(searcher.embedded(images.take(rows)), real, "global")
+        found[{"prior": "auxiliary"}.get(name, name)] = float(near.q_fake.median())
+    return found
 
 
 def _alone(given: Given, seeds: Sequence[Labelled], nets: Judges, device: torch.device) -> list[Row]:

@@ -26,7 +26,7 @@ MEASURES = {
     "pixel spread": "spread inside a class, grey levels",
     "coverage": "private images that are some reconstruction's nearest",
     "DDCS": "coverage weighted by closeness",
-    "DDCS: prior": "reference: DDCS of as many auxiliary images",
+    "DDCS: auxiliary": "reference: DDCS of as many auxiliary images",
     "DDCS: holdout": "reference: DDCS of as many unseen private images",
     "nDDCS": "DDCS between the auxiliary (0) and the unseen (1) images",
 }

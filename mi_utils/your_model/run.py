@@ -113,7 +113,7 @@ def scored(given: Given, plan: Plan, device: torch.device, say: Say) -> tuple[li
     """The exposure by every attack, and the evaluators' accuracy on held-out images by name."""
     has = EVALUATORS in plan.choices and plan.choices[EVALUATORS].chosen
     trained = plan.recipes[EVALUATORS].stages(plan.choices[EVALUATORS].steps, given.settings.seeds[0]) if has else {}
-    nets = judges(given, trained, _no_evaluator(given), device)
+    nets = judges(given, trained, "" if has else _no_evaluator(given), device)
     net = perceptual.load(NET).to(device) if given.private is not None else None
     found = []
     with runtime.isolated(device, "audit", threads=torch.get_num_threads()):

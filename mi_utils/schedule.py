@@ -88,6 +88,11 @@ def run(
             Pool(chosen, most, watch).run(todo)
 
 
+def in_live_notebook() -> bool:
+    """Whether a Jupyter server started this kernel for somebody who looks (papermill's kernels have no such name)."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
 class Watch:
     """One line for the whole run: stages done, the running ones with their step and remaining time.
 
@@ -98,7 +103,7 @@ class Watch:
         self.total, self.done, self.running = total, 0, []
         self.visible, self.began = visible, time.monotonic()
         self._printed = self.began
-        live = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+        live = sys.stderr.isatty() or in_live_notebook()
         self.bar = tqdm(total=total, desc="stages", leave=False) if visible and live else None
 
     def __enter__(self) -> "Watch":

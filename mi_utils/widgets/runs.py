@@ -107,7 +107,7 @@ def tuning(plan: Plan, films: Mapping[Film, Stage], count: int = 16) -> View:
     """
     data = choice("data", list(dict.fromkeys(film[0] for film in films)))
     kind = choice("tuned", list(dict.fromkeys(film[1] for film in films)))
-    seed, place = slider("seed", [0]), slider("step", [("0", 0)])
+    seed, place = slider("seed", [0]), slider("step", [("", -1)])
     play, fit = player(place)
 
     def adapt() -> None:

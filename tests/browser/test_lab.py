@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab_page import FLAGS, Lab, chromium, errors, server
+from lab_page import FLAGS, PATIENCE, Lab, chromium, errors, server
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Browser, Locator, sync_playwright
@@ -66,8 +66,8 @@ def interrupt(browser: Browser, address: str, name: str, store: Path) -> None:
     """Closes the page in the middle of the long cell, once some of its stages are stored."""
     lab = opened(browser, address, name)
     lab.menu("Run", "Run All Cells")
-    lab.page.wait_for_selector(".jp-OutputArea .widget-hprogress")
     lab.show("run(plan.stages")
+    lab.page.locator(".jp-OutputArea .widget-hprogress").wait_for(timeout=1000 * PATIENCE)
     while len(results(store)) < 8:
         lab.page.wait_for_timeout(200)
     lab.screenshot(f"{name}-running")
@@ -91,9 +91,9 @@ def move(output: Locator, how: str) -> None:
     """One step of the last slider from the keyboard, or the next option of the first dropdown that has several."""
     if how == "slider":
         handle = output.locator(".noUi-handle:visible").last
+        at_start = float(handle.get_attribute("aria-valuenow")) == 0
         handle.focus()
-        handle.press("ArrowLeft")
-        handle.press("ArrowRight") if handle.get_attribute("aria-valuenow") == "0.0" else None
+        handle.press("ArrowRight" if at_start else "ArrowLeft")
         return
     for control in output.locator("select").all():
         if control.locator("option").count() > 1:

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer with pip, git and make; everything else is installed into .venv from requirements.lock.
 #
 #   make reproduce   every table and figure of every paper, into figures/<profile>/<paper>/
-#   make test        every test
+#   make test        every test; make test-browser those in a browser
 #
 # One paper, a larger profile, a GPU, a cluster:
 #   make reproduce PAPER=patch_mi PROFILE=gpu DEVICE=cuda
@@ -20,24 +20,27 @@ PY    := $(VENV)/bin/python
 UV    := $(VENV)/bin/uv
 UVPIN := uv==0.13.9
 STAMP := $(VENV)/installed
+DOCS  := .venv-docs
 CLI   := $(PY) -m mi_utils
 
 # One pytest process per core (at most 8), each test module whole in one of them.
 PYTEST ?= -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-hostile lint test-cluster bench lab lock clean distclean
+.PHONY: help reproduce test test-browser test-cluster test-hostile lint bench lab docs lock clean distclean
 
 help:
 	@echo "make reproduce   run the papers' notebooks: PAPER= PROFILE=smoke|laptop|gpu|paper DEVICE= CLUSTER= WORKERS= SET="
-	@echo "make test        install what is missing and run every test"
-	@echo "make test-hostile  hostile files, and 12,000 mutated inputs"
+	@echo "make test        install what is missing and run every test that needs no browser and no cluster"
+	@echo "make test-browser  the notebooks in JupyterLab in Chromium; screenshots in test-output/browser/"
 	@echo "make test-cluster  job arrays on a real Slurm of one node, installed where root and apt-get can"
+	@echo "make test-hostile  hostile files, and 12,000 mutated inputs"
 	@echo "make lab         JupyterLab on notebooks/"
+	@echo "make docs        the documentation site, into site/"
 	@echo "make lint        ruff over modules and notebooks; notebooks must hold no outputs"
 	@echo "make bench       the benchmarks"
 	@echo "make lock        write requirements.lock and environment.yml anew (UPGRADE=--upgrade for newer versions)"
-	@echo "make clean       remove caches of the tools; distclean also removes $(VENV)"
+	@echo "make clean       remove caches of the tools; distclean also removes $(VENV) and $(DOCS)"
 
 # The interpreter is checked before anything is made with it, so that an old one fails in one line.
 $(PY):
@@ -57,7 +60,11 @@ reproduce: $(STAMP)
 	    $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(WORKERS),--workers $(WORKERS)) $(if $(SET),--set '$(SET)')
 
 test: $(STAMP)
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest $(PYTEST) --ignore=tests/browser
+
+# Two notebooks at a time, each with a server and a browser of its own.
+test-browser: $(STAMP)
+	$(PY) -m pytest tests/browser -n 2 --dist worksteal
 
 test-hostile: $(STAMP)
 	$(PY) -m pytest tests/hostile $(PYTEST)
@@ -76,14 +83,26 @@ bench: $(STAMP)
 lab: $(STAMP)
 	$(PY) -m jupyterlab --notebook-dir notebooks
 
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
+# An environment of its own: the site is built from text alone, without torch.
+$(DOCS)/installed: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check "$(UVPIN)"
+	$(DOCS)/bin/uv pip sync --quiet --python $(DOCS)/bin/python --require-hashes requirements-docs.lock
+	@touch $@
+
 lock: $(STAMP)
 	$(UV) pip compile pyproject.toml --quiet --extra test --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url $(UPGRADE) -o requirements.lock
+	$(UV) pip compile --group pyproject.toml:docs --quiet --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url $(UPGRADE) -o requirements-docs.lock
 	$(PY) -m mi_utils.environment > environment.yml
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis build test-output
+	rm -rf .pytest_cache .ruff_cache .hypothesis build test-output site
 	find mi_utils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean
-	rm -rf $(VENV) mi_utils.egg-info
+	rm -rf $(VENV) $(DOCS) mi_utils.egg-info

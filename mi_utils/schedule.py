@@ -105,6 +105,11 @@ def shared_out(places: Sequence[str], workers: int | None, most: int) -> list[st
     return [places[index % len(places)] for index in range(min(count, most))]
 
 
+def in_live_notebook() -> bool:
+    """Whether a Jupyter server started this kernel for somebody who looks (papermill's kernels have no such name)."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
 class Watch:
     """One line for the whole run: stages done, the running ones with their step and remaining time.
 
@@ -115,7 +120,7 @@ class Watch:
         self.total, self.done, self.running = total, 0, []
         self.visible, self.began = visible, time.monotonic()
         self._printed = self.began
-        live = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+        live = sys.stderr.isatty() or in_live_notebook()
         self.bar = tqdm(total=total, desc="stages", leave=False) if visible and live else None
 
     def __enter__(self) -> "Watch":

@@ -15,6 +15,7 @@ from mi_utils.studies.evaluation import drawn_per_class
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC, nearest
 from mi_utils.training.natural_gradient import held_back
+from mi_utils.training.transfer import TransferStyleGAN2
 
 f5_exposed = nearest
 TINTS = {ADV: "adv", HOLDOUT: "private", PRIOR: "prior", PUBLIC: "public"}
@@ -38,6 +39,16 @@ def f4_transfers(plan: Plan, problem: str, scores: pd.DataFrame, seed: int = 0) 
         distance = matrix(scores, name, f"{problem} | {setting}", "FD")[0][seed].item()
         rows[f"{LABELS[key]}: FD {distance:.3f}"] = frames[-1][:16]
     return figures.image_grid(rows, first=16, cell=0.5, title=f"{problem}, seed {seed}, the same 16 latents")
+
+
+def films(plan: Plan) -> dict[tuple[str, str, int], TransferStyleGAN2]:
+    """(data, how it was tuned, seed) -> every tuned generator of the study that has a bank of frames."""
+    return {
+        (problem, ", ".join(arm(*where)).replace("T2 ", ""), seed): stage.prior
+        for problem, found in plan.notes["qualities"].items()
+        for (*where, seed), stage in found.items()
+        if where[0] != "start"
+    }
 
 
 def f4_attacks(plan: Plan, problem: str, classes: int = 8, each: int = 3, seed: int = 0) -> Picture:

@@ -19,11 +19,12 @@ from mi_utils.studies.dmmia.grid import ABLATION, ALL, FULL, MAIN, PPA, Bench
 from mi_utils.studies.dmmia.images import by_place
 from mi_utils.studies.dmmia.results import difference
 from mi_utils.studies.evaluation import drawn_per_class, features
-from mi_utils.studies.plan import Plan
+from mi_utils.studies.plan import Plan, Run
 from mi_utils.studies.tables import disagreement
 
 LINES = (PPA, *ABLATION.values())
 PROTOTYPES = {"positive prototypes": ("*", PALETTE[2]), "negative prototypes": ("x", "#aaaaaa")}  # marker, colour
+CURVES = {"evaluators, all candidates": "top1", "recall of private images": "recall"}
 f8_disagreement = disagreement
 
 
@@ -171,6 +172,16 @@ def f7_sheet(plan: Plan, prior: str, columns: int = 15) -> Picture:
         for i, part in enumerate(found[key].split(columns)):
             rows[f"{name} {i + 1}"] = part
     return figures.image_grid(rows, first=columns, cell=0.5, title=prior)
+
+
+def along(plan: Plan, run: Run) -> dict[str, tuple[Tensor, Tensor]]:
+    """Evaluators' accuracy and recall (%) of all candidates at the stored epochs; nothing where none was measured."""
+    problem = run.setting.split(" | ")[0]
+    line = plan.notes["timelines"].get((run.attack, f"{problem} | {ALL}", run.seed))
+    if line is None or not run.setting.endswith(MAIN) or not line.stored():
+        return {}
+    found = line.result().tensors
+    return {name: (found["steps"], 100 * found[key].mean(1)) for name, key in CURVES.items()}
 
 
 def effect_bars(plan: Plan, scores: pd.DataFrame, problem: str) -> Picture:

@@ -16,7 +16,7 @@ from mi_utils.studies.evaluation import drawn_per_class, features, first_per_cla
 from mi_utils.studies.logit_augmentation import pictures
 from mi_utils.studies.logit_augmentation.grid import BASES, MAIN, VARIANTS, Bench
 from mi_utils.studies.logit_augmentation.results import FACTORS, LAMBDAS, gains, rate_rows
-from mi_utils.studies.plan import Plan
+from mi_utils.studies.plan import Plan, Run
 from mi_utils.studies.tables import by_rank
 
 MODES = ("glasses", "hat", "beard")
@@ -95,6 +95,15 @@ def curves(plan: Plan, attack: str, problem: str) -> pictures.Curves:
     stored = [c.result().tensors for (a, s, _), c in known if (a, s) == (attack, f"{problem} | {MAIN}")]
     target, evaluators = (torch.stack([t[name] for t in stored]) for name in ("target", "evaluators"))
     return pictures.Curves(stored[0]["steps"], target, evaluators)
+
+
+def along(plan: Plan, run: Run) -> dict[str, tuple[Tensor, Tensor]]:
+    """Accuracy (%) of target and evaluators over one run's steps; nothing where no course was stored."""
+    course = plan.notes["courses"].get((run.attack, run.setting, run.seed))
+    if course is None or not course.stored():
+        return {}
+    found = course.result().tensors
+    return {name: (found["steps"], 100 * found[name]) for name in ("target", "evaluators")}
 
 
 def f5_grid(plan: Plan, problem: str, base: str, columns: int = 20) -> Picture:

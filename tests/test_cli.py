@@ -151,6 +151,8 @@ def test_reproduce_runs_the_notebook_with_its_parameters(
     assert "toy: done in" in out
     assert float(out.split("peak memory ")[1].split(" GiB")[0]) > 0
     assert os.path.relpath(results) in out or str(results) in out
+    page = (toy / "figures" / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert "report: " in out and "claims.json is missing" in page
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ CLEAN = "import os\n\nprint(os.name)\n"
 
 def notebook(source: str, output: bool = False) -> str:
     """A notebook of one cell, as `nbformat` writes it."""
-    cell = nbformat.v4.new_code_cell(source, id="a")
+    cell = nbformat.v4.new_code_cell(source, id="0")  # nbstripout numbers cells
     if output:
         cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="said\n")], 3
     made = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}})

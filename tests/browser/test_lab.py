@@ -8,12 +8,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab_page import FLAGS, PATIENCE, Lab, chromium, errors, server
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Browser, Locator, sync_playwright
 
 from mi_utils import studies
+from tests.browser.lab_page import FLAGS, PATIENCE, Lab, chromium, errors, server
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = "patch_mi"  # the notebook whose page is closed while a cell runs

@@ -81,7 +81,7 @@ EVIDENCE: dict[str, dict[str, tuple[str, ...]]] = {
         "C8": ("tables/t2_transfers",),
         "C9": ("tables/t1b_differences",),
         "C10": ("tables/c16_stability",),
-        "C11": (),
+        "C11": ("tables/c11_targets",),
         "C12": (_T1,),
         "C13": (),
         "C14": (),

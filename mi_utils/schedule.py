@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import cloudpickle
 from tqdm.auto import tqdm
 
-from mi_utils import runtime, store
+from mi_utils import job_file, runtime, store
 from mi_utils.errors import UserError
 from mi_utils.store import StageFailed
 
@@ -139,7 +139,7 @@ class Watch:
         """What runs now, e.g. `Classifier seed=0 120/3000 eta 0:42`."""
         parts = []
         for stage in self.running[:3]:
-            found = store.read_json(stage.folder / "progress.json")
+            found = store.read_json(stage.folder / "progress.json", store.REACHED)
             parts.append(f"{type(stage).__name__} {stage.label[:24]} {_reached(found)}".strip())
         more = len(self.running) - len(parts)
         return " | ".join(parts) + (f" | +{more}" if more else "")
@@ -152,7 +152,7 @@ def _reached(found: dict | None) -> str:
     text, made = f"{found['step']}/{found['total']}", found["step"] - found["first"]
     if made < 1:
         return text
-    left = (found["updated"] - found["loop"]) / made * (found["total"] - found["step"])
+    left = max(0.0, found["updated"] - found["loop"]) / made * (found["total"] - found["step"])
     return f"{text} eta {int(left // 60)}:{int(left % 60):02d}"
 
 
@@ -256,6 +256,7 @@ def _run_level(level: Sequence["Stage"], device: str, cluster: str, watch: Watch
     gpu = {"gpus_per_node": 1} if device.startswith("cuda") else {}
     entries = [stage.entry(device, cluster=cluster, **CLUSTER_FIELDS, **gpu) for stage in level]
     for entry in entries:
+        job_file.check(entry.infra.uid_folder())
         # exca would take a job that ended for a result, also where the result has been removed since.
         if entry.infra.status() != "running":
             entry.infra.clear_job()
@@ -283,7 +284,7 @@ def _run_level(level: Sequence["Stage"], device: str, cluster: str, watch: Watch
 
 def _cluster_failure(stage: "Stage", job: object) -> Exception:
     """What a job that left no result has to say."""
-    said = store.read_json(stage.folder / "failure.json")
+    said = store.read_json(stage.folder / "failure.json", store.FAILURE)
     if said is None:
         return StageFailed(f"{stage.title}: its job ended without a result (killed?); see {job.paths.stderr}")
     return UserError(said["text"]) if said["kind"] == "UserError" else StageFailed(said["text"])

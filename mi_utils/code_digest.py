@@ -18,7 +18,7 @@ from mi_utils.errors import UserError
 
 PACKAGE = "mi_utils"
 # Plumbing: moves, stores and schedules results without making a number.
-_NAMES = ("stage", "store", "schedule", "code_digest", "inventory", "origin", "errors", "cluster", "job_arrays")
+_NAMES = "stage store schedule cluster job_arrays job_file code_digest inventory origin errors".split()
 PLUMBING = frozenset(f"{PACKAGE}.{name}" for name in _NAMES)
 # Spelled differently by different Python versions, and without effect on a value.
 _SILENT_FIELDS = frozenset({"type_params", "type_comment", "type_ignores", "kind", "ctx"})
@@ -115,7 +115,11 @@ def _read(module: str, own: tuple[str, ...]) -> tuple[str, frozenset[str], float
         return None
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
     digest = hashlib.sha256(normal_form(tree).encode()).hexdigest()
-    return digest, _followed(tree, module, path.name == "__init__.py", own), path.stat().st_mtime
+    # A time of writing may be anything (an archive unpacked, another machine's clock); that of the last change
+    # on this disk cannot be set. An edit sets both.
+    stat = path.stat()
+    edited = min(stat.st_mtime, stat.st_ctime)
+    return digest, _followed(tree, module, path.name == "__init__.py", own), edited
 
 
 def _followed(tree: ast.AST, module: str, is_package: bool, own: tuple[str, ...]) -> frozenset[str]:

@@ -98,7 +98,7 @@ def _entry(stage: Stage, rows: Mapping[str, list[str]]) -> Entry:
 def _write_result(stage: Stage, entry: Entry, write: Sink) -> None:
     """One result's files, read from the store and checked; UserError where the store's are damaged."""
     try:
-        tensors, _, _ = store.load(stage.folder)
+        tensors, _, _ = store.load(stage.folder, stage.key)
     except store.Corrupted as problem:
         raise UserError(f"{stage.title}: the stored result is damaged ({problem}); run the paper again") from None
     for name in STORED:

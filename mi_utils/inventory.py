@@ -46,14 +46,14 @@ def status(stages: Sequence["Stage"] | None = None) -> list[Row]:
         return [_row(s.folder, type(s).__name__, s.label, s.key) for s in in_order(stages)]
     rows = []
     for folder in _folders():
-        said = store.read_json(folder / "stage.json")
+        said = store.read_json(folder / "stage.json", store.NAME)
         if said is not None:
             rows.append(_row(folder, said["stage"], said["label"], said["key"]))
     return rows
 
 
 def _row(folder: Path, name: str, description: str, key: str) -> Row:
-    manifest, progress = store.manifest(folder), store.read_json(folder / "progress.json")
+    manifest, progress = store.manifest(folder, key), store.read_json(folder / "progress.json", store.RUNNING)
     if manifest is not None:
         state = "stored"
     elif progress is not None and store.alive(progress):
@@ -85,7 +85,7 @@ def clean(keep: Sequence["Stage"] | None = None, dry_run: bool = False) -> int:
 
 def _remove(folder: Path, dry_run: bool) -> int:
     """Remove one stage's folder unless a process holds its lock; returns its bytes."""
-    said = store.read_json(folder / "stage.json")
+    said = store.read_json(folder / "stage.json", store.NAME)
     try:
         with store.lock(said["key"] if said else folder.name).acquire(timeout=0):
             freed = store.size(folder)

@@ -15,7 +15,7 @@ import exca
 from submitit import Job
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from mi_utils import store
+from mi_utils import job_file, store
 from mi_utils.cluster import Cluster
 from mi_utils.errors import UserError
 from mi_utils.store import StageFailed
@@ -114,6 +114,8 @@ class Level:
         """Submit those of the stages that have no living job."""
         fields = self.cluster.fields(self.device)
         entries = {stage.key: stage.entry(self.device, **fields) for stage in stages}
+        for entry in entries.values():
+            job_file.check(entry.infra.uid_folder())
         alive = self.engine.alive({key: entry.infra for key, entry in entries.items()})
         new = [stage for stage in stages if stage.key not in alive]
         if new:
@@ -127,8 +129,7 @@ class Level:
     def _submit(self, infras: list[Infra], entries: list[Any], stages: Sequence["Stage"]) -> None:
         for infra, stage in zip(infras, stages, strict=True):
             # exca would take a job that ended for a result, also where the result has been removed since.
-            (infra.uid_folder() / "job.pkl").unlink(missing_ok=True)
-            infra.clear_job()
+            job_file.forget(infra.uid_folder())
             store.forget_failure(stage.folder)
         said = io.StringIO()
         try:
@@ -168,7 +169,7 @@ def _told_while_starting(job: Job) -> bool:
 
 def _failure(stage: "Stage", job: Job, state: str) -> Exception:
     """What a job that left no result has to say."""
-    said = store.read_json(stage.folder / "failure.json")
+    said = store.read_json(stage.folder / "failure.json", store.FAILURE)
     if said is not None:
         return UserError(said["text"]) if said["kind"] == "UserError" else StageFailed(said["text"])
     remedy = {

@@ -45,7 +45,7 @@ def commit() -> str:
 @cache
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that a stored number can depend on; `absent` where one is not installed."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda or "none"}
+    found = {"python": platform.python_version(), "torch": str(torch.__version__), "cuda": torch.version.cuda or "none"}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

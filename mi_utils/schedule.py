@@ -161,7 +161,7 @@ class Watch:
         """What runs now, e.g. `Classifier seed=0 120/3000 eta 0:42`."""
         parts = []
         for stage in self.running[:3]:
-            found = store.read_json(stage.folder / "progress.json")
+            found = store.read_json(stage.folder / "progress.json", store.REACHED)
             parts.append(f"{type(stage).__name__} {stage.label[:24]} {_reached(found)}".strip())
         more = len(self.running) - len(parts)
         return " | ".join(parts) + (f" | +{more}" if more else "")
@@ -174,7 +174,7 @@ def _reached(found: dict | None) -> str:
     text, made = f"{found['step']}/{found['total']}", found["step"] - found["first"]
     if made < 1:
         return text
-    left = (found["updated"] - found["loop"]) / made * (found["total"] - found["step"])
+    left = max(0.0, found["updated"] - found["loop"]) / made * (found["total"] - found["step"])
     return f"{text} eta {int(left // 60)}:{int(left % 60):02d}"
 
 

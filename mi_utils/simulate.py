@@ -97,7 +97,7 @@ def _recorded(path: Path) -> dict[str, list[float]]:
 def _seconds(stage: Stage, known: Mapping[str, list[float]]) -> tuple[str, float]:
     """(where it was found, seconds) of one stage."""
     kind = type(stage).__name__
-    manifest = store.manifest(stage.folder) if store.place().exists() else None
+    manifest = store.manifest(stage.folder, stage.key) if store.place().exists() else None
     if manifest is not None:
         return "stored here", manifest["seconds"]
     names = {"same recipe": stage.key, "same description": f"{kind} ({stage.label})", "same kind": kind}

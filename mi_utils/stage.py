@@ -32,7 +32,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from mi_utils import code_digest, origin, runtime, store
+from mi_utils import code_digest, job_file, origin, runtime, store
 from mi_utils.errors import UserError, one_line
 from mi_utils.inventory import Row, clean, status
 from mi_utils.job_arrays import Infra
@@ -45,6 +45,8 @@ __all__ = ["Config", "Job", "Output", "Result", "Row", "Stage", "StageFailed", "
 logging.getLogger("exca").setLevel(logging.ERROR)
 # Ends of finished loops held in memory until the next checkpoint is due.
 _MOST_WAITING_BYTES = 64 << 20
+# Checkpoints take at most one part in so many of a loop's time, unless they would be this much rarer than asked for.
+_LEAST_PARTS, _MOST_RARE = 300, 15
 
 
 @dataclass
@@ -157,7 +159,8 @@ def _plain(value: Any) -> Any:
 def _source(cls: type[Config]) -> str:
     """Digest of the source behind a class; UserError where the file is newer than what was loaded from it."""
     digest, edited = code_digest.of_class(cls)
-    if edited > cls._defined + 1:
+    # A time that is still to come says that the clock was set back, not that the file was edited since.
+    if cls._defined + 1 < edited <= time.time() + 1:
         raise UserError(
             f"{cls.__name__}: its source or a module it imports was edited after it was loaded; restart "
             "Python (in a notebook: the kernel), so that a result is never stored under newer code's key"
@@ -273,7 +276,7 @@ class Stage(Config):
 
     def stored(self) -> bool:
         """Whether a whole result is in the store; its content is checked when it is read."""
-        return store.manifest(self.folder) is not None
+        return store.manifest(self.folder, self.key) is not None
 
     def result(self, device: str | torch.device = "auto") -> Result:
         """The stored result; computed first, upstreams before, where it is missing."""
@@ -283,17 +286,28 @@ class Stage(Config):
             return self._read()
         except store.Corrupted as problem:
             with store.lock(self.key):
-                self._reject(str(problem))
+                self._reject(problem)
                 self.ensure(device)
                 return self._read()
 
-    def _reject(self, problem: str) -> None:
-        """Say in one line that a stored result is damaged, and remove it."""
+    def _reject(self, problem: store.Corrupted) -> None:
+        """Say in one line that a stored result is damaged or another's, and remove it."""
         store.log.warning("%s: the stored result is damaged (%s); computing it again", self.title, problem)
         store.discard(self.folder / "output")
 
+    def make_room(self) -> None:
+        """Remove, and say so, what lies where the result will be; the lock must be held."""
+        if self.folder.is_symlink() or self.folder.is_file():
+            store.log.warning("%s: expected a folder, found a file or a link; removed it", self.folder)
+            store.discard(self.folder)
+        if os.path.lexists(self.folder / "output"):
+            try:
+                store.load(self.folder, self.key)
+            except store.Corrupted as problem:
+                self._reject(problem)
+
     def _read(self) -> Result:
-        tensors, meta, manifest = store.load(self.folder)
+        tensors, meta, manifest = store.load(self.folder, self.key)
         return Result(tensors, meta, manifest["seconds"], manifest["device"], manifest["commit"], self.key)
 
     def ensure(self, device: str | torch.device = "auto", tick: Callable[[], None] | None = None) -> None:
@@ -306,11 +320,10 @@ class Stage(Config):
         with store.lock(self.key):
             if self.stored():
                 return
-            if (self.folder / "output").exists():
-                self._reject("a file is cut short")
             entry = self.entry(chosen, tick)
             with store.writing(self.folder):
-                entry.infra.clear_job()
+                self.make_room()
+                job_file.forget(self.folder)
                 entry.manifest()
 
 
@@ -342,8 +355,11 @@ class Entry(pydantic.BaseModel):
         """Compute the stage and publish its result; returns the manifest."""
         stage = self.opened()
         with store.lock(self.key):
-            published = store.manifest(stage.folder)
-            return published or Job(stage, runtime.device(self._device), self._tick).run()
+            published = store.manifest(stage.folder, self.key)
+            if published:
+                return published
+            stage.make_room()
+            return Job(stage, runtime.device(self._device), self._tick).run()
 
     def opened(self) -> Stage:
         """The stage, in whichever process this is; UserError where source or data are newer there."""
@@ -362,7 +378,8 @@ class Job:
     def __init__(self, stage: Stage, device: torch.device, tick: Callable[[], None] | None = None) -> None:
         self.stage, self.device = stage, device
         self._folder, self._tick = stage.folder, tick
-        self._began = self._saved_at = time.monotonic()
+        self._began = self._saved_at = self._captured_at = time.monotonic()
+        self._pause = stage.checkpoint_seconds
         self._shown_at = -math.inf
         self._started = self._loop_began = time.time()
         self._earlier = 0.0
@@ -390,7 +407,7 @@ class Job:
             store.record_failure(self._folder, "StageFailed", text)
             raise StageFailed(text) from error
         finally:
-            (self._folder / "progress.json").unlink(missing_ok=True)
+            store.discard(self._folder / "progress.json")
 
     def _publish(self, output: Output, memory: dict[str, int]) -> dict[str, Any]:
         facts = {
@@ -407,7 +424,7 @@ class Job:
         }
         manifest = store.publish(self._folder, output.tensors, output.meta, facts)
         for path in self._folder.glob("checkpoint-*.pt"):
-            path.unlink()
+            store.discard(path)
         return manifest
 
     def _seconds(self) -> float:
@@ -424,9 +441,9 @@ class Job:
         """Step numbers from where the last checkpoint left off to `total - 1`.
 
         state: everything the loop changes: modules, optimisers, schedulers, generators, tensors (restored in
-        place), lists of numbers or tensors. A checkpoint is written every `checkpoint_seconds`, so that after
-        an interruption the loop goes on to the very numbers it would have reached. Loops may follow each
-        other in one stage, not lie within each other.
+        place), lists of numbers or tensors. A checkpoint is written every `checkpoint_seconds`, less often where
+        writing takes long, so that after an interruption the loop goes on to the very numbers it would have
+        reached. Loops may follow each other in one stage, not lie within each other.
         """
         if self._looping:
             raise RuntimeError(f"{type(self.stage).__name__}: job.steps lies inside job.steps; make it one")
@@ -438,7 +455,7 @@ class Job:
             for step in range(first, total):
                 self._show(step, total, first)
                 yield step
-                if time.monotonic() - self._saved_at >= self.stage.checkpoint_seconds:
+                if time.monotonic() - self._saved_at >= self._pause:
                     self._save(path, self._capture(step + 1, state))
             if first < total:
                 # A later loop's checkpoint is of use only together with the end of this one.
@@ -450,10 +467,12 @@ class Job:
 
     def _capture(self, step: int, state: dict[str, object]) -> bytes:
         """The loop's state, default random streams included, as bytes that execute nothing when loaded."""
+        self._captured_at = time.monotonic()
         streams = [torch.get_rng_state()]
         if self.device.type == "cuda":
             streams.append(torch.cuda.get_rng_state(self.device))
         content = {
+            "key": self.stage.key,
             "step": step,
             "seconds": self._seconds(),
             "device": self.device.type,
@@ -473,11 +492,16 @@ class Job:
             store.write_checkpoint(earlier, content)
         self._waiting.clear()
         self._saved_at = time.monotonic()
+        asked = self.stage.checkpoint_seconds
+        self._pause = min(max(asked, _LEAST_PARTS * (self._saved_at - self._captured_at)), _MOST_RARE * asked)
 
     def _restore(self, path: Path, state: dict[str, object]) -> int:
         """Put a checkpoint's content in place; returns the step to go on with, 0 where there is none."""
         found = store.read_checkpoint(path)
         if found is None:
+            return 0
+        if found["key"] != self.stage.key:
+            store.log.warning("%s: its checkpoint is another stage's; starting from step 0", self.stage.title)
             return 0
         if found["device"] != self.device.type:
             store.log.warning(

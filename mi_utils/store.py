@@ -22,10 +22,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
@@ -42,6 +43,12 @@ _FILES = ("tensors.safetensors", "meta.json")  # of a result, beside its manifes
 _FOREIGN = (pickle.UnpicklingError, struct.error, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError)
 _FOREIGN += (AttributeError, AssertionError, EOFError)
 _CHECKPOINT_MAGIC = b"MI-CHECKPOINT-1\n"
+# What readers of the small files need, with its type (times in s since 1970): who computes a stage, how far it is
+# (`first` is the step that this run of the loop began with), why an attempt failed, which stage a folder is of.
+RUNNING = {"started": float, "updated": float, "pid": int, "host": str}
+REACHED = {"step": int, "total": int | None, "first": int, "loop": float, "updated": float}
+FAILURE = {"kind": str, "text": str}
+NAME = {"stage": str, "label": str, "key": str}
 
 
 class StageFailed(RuntimeError):
@@ -86,6 +93,8 @@ def writing(folder: Path) -> Iterator[None]:
     """A disk that refuses becomes one clear line."""
     try:
         yield
+    except Timeout:  # of a lock: an OSError to Python, and none of the disk
+        raise
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(
@@ -112,14 +121,33 @@ def check_writable() -> None:
         )
 
 
+class _Lock(FileLock):
+    """A file lock whose disk refuses in one line."""
+
+    def acquire(self, *args: Any, **options: Any) -> Any:
+        with writing(Path(self.lock_file).parent):
+            return super().acquire(*args, **options)
+
+
 def lock(key: str) -> FileLock:
     """One process at a time computes a key; the lock ends with its process, and may be nested."""
-    return FileLock(root() / "locks" / f"{key}.lock", is_singleton=True)
+    path = root() / "locks" / f"{key}.lock"
+    _clear_way(path)
+    return _Lock(path, is_singleton=True)
+
+
+def _clear_way(path: Path) -> None:
+    """Remove, and say so, what is no file where the store keeps one."""
+    if path.is_symlink() or path.is_dir():
+        log.warning("%s: expected a file, found a folder or a link; removed it", path)
+        with writing(path.parent):
+            discard(path)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """All of `data` under `path`, or nothing of it."""
     draft = root() / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+    _clear_way(path)
     with writing(path.parent):
         try:
             draft.write_bytes(data)
@@ -151,6 +179,7 @@ def publish(folder: Path, tensors: Mapping[str, Tensor], meta: dict, facts: dict
                 "n": {name: list(t.shape) for name, t in tensors.items()},
                 "files": {name: _entry(draft / name) for name in _FILES},
             }
+            manifest["sha256"] = _own_digest(manifest)
             (draft / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
             draft.rename(folder / "output")
@@ -163,22 +192,38 @@ def publish(folder: Path, tensors: Mapping[str, Tensor], meta: dict, facts: dict
     return manifest
 
 
-def manifest(folder: Path) -> dict | None:
-    """The manifest of a published result whose files have their full length; None where there is none."""
+def _own_digest(manifest: dict) -> str:
+    """SHA-256 of what a manifest says, itself left out."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path, key: str) -> dict:
+    """The manifest as it was written; Corrupted where it is another stage's or was changed."""
+    found = json.loads((folder / "output" / "manifest.json").read_bytes())
+    if found["key"] != key:
+        raise Corrupted(f"it is that of {found['stage']} {found['key']}")
+    if found.get("sha256", _own_digest(found)) != _own_digest(found):  # none in stores of earlier versions
+        raise Corrupted("manifest.json was changed")
+    return found
+
+
+def manifest(folder: Path, key: str) -> dict | None:
+    """The manifest of this key's published result whose files have their full length; None where there is none."""
     try:
-        found = json.loads((folder / "output" / "manifest.json").read_bytes())
+        found = _read_manifest(folder, key)
         sizes = {name: (folder / "output" / name).stat().st_size for name in _FILES}
         whole = sizes == {name: file["bytes"] for name, file in found["files"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, Corrupted):
         return None
     return found if whole else None
 
 
-def load(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
-    """(tensors, meta, manifest) of a published result, every byte checked; Corrupted where one differs."""
+def load(folder: Path, key: str) -> tuple[dict[str, Tensor], dict, dict]:
+    """(tensors, meta, manifest) of this key's published result, every byte checked; Corrupted where one differs."""
     output = folder / "output"
     try:
-        found = json.loads((output / "manifest.json").read_bytes())
+        found = _read_manifest(folder, key)
         data = {name: (output / name).read_bytes() for name in _FILES}
         for name, file in ((name, found["files"][name]) for name in _FILES):
             if hashlib.sha256(data[name]).hexdigest() != file["sha256"]:
@@ -189,10 +234,10 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
 
 
 def discard(path: Path) -> None:
-    """Take a folder out of sight by one rename, then delete it."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
+    """Remove a file, a link or, out of sight by one rename and then deleted, a folder; nothing may be there."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
         away = root() / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
         path.rename(away)
         shutil.rmtree(away)
@@ -224,7 +269,7 @@ def _checkpoint(payload: bytes) -> dict | None:
         found = torch.load(io.BytesIO(payload), weights_only=True)
     except (*_FOREIGN, OSError, MemoryError):
         return None
-    kinds = {"step": int, "seconds": float, "device": str, "streams": list, "state": dict}
+    kinds = {"key": str, "step": int, "seconds": float, "device": str, "streams": list, "state": dict}
     fits = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
     return found if fits else None
 
@@ -232,13 +277,19 @@ def _checkpoint(payload: bytes) -> dict | None:
 def forget_failure(folder: Path) -> None:
     """A new attempt begins: what an earlier one left to say goes."""
     for name in ("failure.json", "failure.log"):
-        (folder / name).unlink(missing_ok=True)
+        discard(folder / name)
 
 
 def record_failure(folder: Path, kind: str, text: str) -> None:
-    """One line for `status` and for the parent process; the traceback beside it."""
-    write_atomically(folder / "failure.log", traceback.format_exc().encode())
-    write_atomically(folder / "failure.json", json.dumps({"kind": kind, "text": text}).encode())
+    """One line for `status` and for the parent process; the traceback beside it.
+
+    Where the disk refuses even that, the failure itself is still the one that is raised.
+    """
+    try:
+        write_atomically(folder / "failure.log", traceback.format_exc().encode())
+        write_atomically(folder / "failure.json", json.dumps({"kind": kind, "text": text}).encode())
+    except UserError as problem:
+        log.warning("the failure is not recorded: %s", problem)
 
 
 def alive(progress: dict) -> bool:
@@ -251,12 +302,14 @@ def alive(progress: dict) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict | None:
-    """A small JSON file's content; None where it is missing or damaged."""
+def read_json(path: Path, fields: Mapping[str, Any] | None = None) -> dict | None:
+    """A small JSON file's mapping with at least these fields; None where it is missing, damaged or something else."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    fits = isinstance(found, dict) and all(isinstance(found.get(n), kind) for n, kind in (fields or {}).items())
+    return found if fits else None
 
 
 def size(path: Path) -> int:

@@ -375,4 +375,4 @@ def test_a_damaged_store_is_not_exported(toy: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="damaged"):
         exchange.export(["toy"], "laptop", toy / "archive")
     assert [p.name for p in toy.iterdir()] == ["one"]
-    assert store.manifest(STAGES[0].folder) is not None
+    assert store.manifest(STAGES[0].folder, STAGES[0].key) is not None

@@ -65,7 +65,7 @@ def test_a_manifest_says_what_made_the_result(tmp_path: Path, monkeypatch: pytes
     before._sample()
     stage = Holds()
     stage.ensure("cpu")
-    made = store.manifest(stage.folder)
+    made = store.manifest(stage.folder, stage.key)
     assert made["recipe"] == stage.recipe() and made["key"] == stage.key
     assert made["code"] == code_digest.of_class(Holds)[0]
     assert made["commit"] == origin.state()[0] + "+" * made["dirty"]

@@ -352,7 +352,7 @@ def test_a_result_is_computed_once_and_read_back_whole(own_store: Path) -> None:
 def test_exca_holds_the_manifest_and_no_tensor() -> None:
     stage = Sum(n=3)
     stage.result()
-    assert stage.entry().manifest() == store.manifest(stage.folder)
+    assert stage.entry().manifest() == store.manifest(stage.folder, stage.key)
     assert b"_rebuild_tensor" not in (stage.folder / "job.pkl").read_bytes()
 
 

@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from mi_utils import studies
 from mi_utils.errors import UserError
+from mi_utils.stage import _plain
 from mi_utils.training import shipped
 from mi_utils.training.classifier import TrainClassifier
 from tests.toys import TARGET
@@ -88,3 +90,12 @@ def test_the_project_ships_exactly_what_its_studies_ask_for() -> None:
         name: entry["sha256"] for name, entry in index.items()
     }
     assert max(map(len, files.values())) <= shipped.LIMIT
+
+
+def test_a_recipes_text_is_the_same_with_and_without_libyaml() -> None:
+    """Its digest names the shipped files."""
+    stages = [stage for study in studies.PAPERS.values() for stage in getattr(study, "shipped", list)()]
+    assert len(stages) > 50
+    for stage in stages[::5]:
+        text = yaml.dump(_plain(stage), Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True, width=100)
+        assert stage.recipe() == text

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmarks.harness import Benchmark, Comparison, Peak, clocked, measured, missed, sampled
+
+from tests.benchmarks.harness import Benchmark, Comparison, Peak, clocked, measured, missed, sampled
 
 ROOT = Path(__file__).parents[1]
 

@@ -85,7 +85,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     owners = packages_distributions()
     files = [*(ROOT / "mi_utils").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     modules = {name.split(".")[0] for path in files for name in imports(path)}
-    own = {path.stem for path in (ROOT / "tests").iterdir()} | {"mi_utils", "tests"}
+    own = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"mi_utils", "tests"}
     foreign = modules - sys.stdlib_module_names - own
     undeclared = {m for m in foreign if not set(map(canonicalize_name, owners.get(m, []))) & set(DIRECT)}
     assert undeclared == set()

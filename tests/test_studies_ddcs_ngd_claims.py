@@ -16,6 +16,7 @@ from mi_utils.studies.ddcs_ngd import claims, grid, results, targets
 from mi_utils.studies.ddcs_ngd.grid import DUAL, NGD, PPA
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR
+from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.defence import TrainDefended
 
 
@@ -248,6 +249,7 @@ def test_a_defence_is_judged_against_random_images_under_both_attackers(laptop, 
 
 def test_a_defence_that_costs_accuracy_is_no_defence_at_equal_accuracy(laptop, monkeypatch) -> None:
     monkeypatch.setattr(claims, "outcome", told())
+    monkeypatch.setattr(TrainClassifier, "facts", lambda self: {"test_accuracy": 0.97})
     monkeypatch.setattr(TrainDefended, "facts", lambda self: {"test_accuracy": 0.95})
     found = judge(laptop, "OQ4")
     assert found.verdict == "partly" and "test accuracy falls by 2.0 points" in found.reason

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 WIDTH = 1000  # px at most, of 1,800 in the files: labels stay readable
-QUALITY = 75
+QUALITY = 68
 COLOURS = 8192  # in a drawing, at most
 
 

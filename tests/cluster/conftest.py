@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-import slurm as machine
+
+from tests.cluster import slurm as machine
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import slurm as machine
 import torch
 
 from mi_utils import store
@@ -21,6 +20,7 @@ from mi_utils.errors import UserError
 from mi_utils.job_arrays import listed
 from mi_utils.schedule import Watch
 from mi_utils.stage import Job, Output, Stage, StageFailed, run
+from tests.cluster import slurm as machine
 
 HERE = Path(__file__).parent
 

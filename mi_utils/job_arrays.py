@@ -172,12 +172,29 @@ def _failure(stage: "Stage", job: Job, state: str) -> Exception:
     said = store.read_json(stage.folder / "failure.json", store.FAILURE)
     if said is not None:
         return UserError(said["text"]) if said["kind"] == "UserError" else StageFailed(said["text"])
+    raised = _raised(job)
+    if raised is not None:
+        kind, text = raised
+        return UserError(text) if kind == "UserError" else StageFailed(f"{stage.title}: {kind}: {text}; "
+                                                                       f"see {job.paths.stderr}")  # fmt: skip
     remedy = {
         "OUT_OF_MEMORY": "; ask for more (cluster.memory), then run again",
         "TIMEOUT": "; it met its time limit too often: raise cluster.hours or cluster.restarts, then run again",
     }.get(state, " (killed?)")
     return StageFailed(f"{stage.title}: its job {job.job_id} ended without a result: {state}{remedy}; "
                        f"see {job.paths.stderr}")  # fmt: skip
+
+
+def _raised(job: Job) -> tuple[str, str] | None:
+    """Kind and text of what was raised outside the stage's own computation, such as for a GPU that is not there."""
+    try:
+        outcome, text = cloudpickle.loads(job.paths.result_pickle.read_bytes())
+    except OSError:
+        return None
+    if outcome != "error":
+        return None
+    kind, _, said = text.strip().splitlines()[-1].partition(": ")
+    return kind.rpartition(".")[2], said
 
 
 def _refusal(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import cloudpickle
 import pytest
 
 from mi_utils import cluster, job_arrays, store
@@ -254,6 +255,19 @@ def test_a_stages_own_words_come_first(tmp_path: Path) -> None:
     store.write_atomically(stage.folder / "failure.json", b'{"kind": "UserError", "text": "limit: expected 5"}')
     with pytest.raises(UserError, match="^limit: expected 5$"):
         told(tmp_path, "COMPLETED_WITH_ERROR").run([stage])
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "said"),
+    [
+        ("mi_utils.errors.UserError: device: 'cuda' asks for a GPU", UserError, "^device: 'cuda' asks for a GPU$"),
+        ("ImportError: no module named x", StageFailed, "^Given .*: ImportError: no module named x; see .*log.err$"),
+    ],
+)
+def test_what_a_job_raised_before_its_stage_began(last: str, kind: type, said: str, tmp_path: Path) -> None:
+    (tmp_path / "0.1.pkl").write_bytes(cloudpickle.dumps(("error", f"Traceback:\n  File x\n{last}\n")))
+    with pytest.raises(kind, match=said):
+        told(tmp_path, "FAILED").run([Given()])
 
 
 def test_modules_of_the_engine_make_no_number() -> None:

@@ -51,6 +51,7 @@ def toy_plan(profile: str) -> Plan:
 def tried(count: int, seed: int, place: Path) -> int:
     """Print what became of `count` inputs; returns the exit status."""
     prepared(place)
+    toy = {"toy": studies.PAPERS["toy"]}
     real = {name: study for name, study in studies.PAPERS.items() if name != "toy"}
     rng, watch = np.random.default_rng(seed), guard.Guard(place, Path(tempfile.gettempdir()) / "none")
     wrong: Counter[str] = Counter()
@@ -58,7 +59,6 @@ def tried(count: int, seed: int, place: Path) -> int:
     done, shares = 0, sum(share for _, share in inputs.KINDS.values())
     for kind, (make, share) in inputs.KINDS.items():
         began = time.perf_counter()
-        toy = {"toy": studies.PAPERS["toy"]}
         studies.PAPERS = toy if kind in ("archives", "commands") else real
         number = -(-count * share // shares)
         for _ in range(number):

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -368,6 +369,22 @@ def test_more_minutes_never_shorten_a_schedule_and_seeds_cost() -> None:
     searches = [found["search"] for found in steps]
     assert searches == sorted(searches) and searches[0] < searches[-1] == 100
     assert not choose([one], 5, 1)[0].chosen
+
+
+@pytest.mark.parametrize(
+    "slow, fast, step, fixed",
+    [(8.0, 4.0, 1.0, 2.0), (60.0, 4.0, 10.0, 0.0), (4.0, 4.1, 1e-4, 4.0998)],
+    ids=["as it should be", "busy in the longer run", "busy in the shorter run"],
+)
+def test_seconds_of_a_step_come_from_two_runs(slow: float, fast: float, step: float, fixed: float) -> None:
+    seconds = dict(zip(recipes.TRIAL, (slow, fast), strict=True))
+
+    def stages(steps: dict[str, int], seed: int) -> dict[str, Any]:
+        return {"search": SimpleNamespace(result=lambda device: SimpleNamespace(seconds=seconds[steps["search"]]))}
+
+    recipe = recipes.Recipe("a", {"search": recipes.Length(10, 20)}, stages, 32)
+    (part,) = recipes.candidate("a", recipe, (0, 1, 2), "cpu").parts
+    assert (part.step, part.fixed, part.times) == (pytest.approx(step), pytest.approx(fixed), 3)
 
 
 def test_an_attack_that_was_asked_for_and_does_not_fit_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,8 @@ def _evaluator(train: Folder, test: Folder, name: str, steps: int, seed: int) ->
 def candidate(name: str, recipe: Recipe, seeds: tuple[int, ...], device: str) -> Candidate:
     """The attack with the measured seconds of its parts.  Timed runs are stored, so a second call measures nothing.
 
+    A step takes what the longer run took more than the shorter, but no more than its own share of the longer one, so
+    that a machine that was busy for a moment does not count for every step.
     A prior serves all seeds; what follows it runs once a seed.
     """
     long, short = ({part: n for part in recipe.lengths} for n in TRIAL)
@@ -201,7 +203,7 @@ def candidate(name: str, recipe: Recipe, seeds: tuple[int, ...], device: str) ->
         slow, fast = (
             recipe.stages(long | {part: n}, seeds[0])[part].result(device).seconds for n in (long[part], short[part])
         )
-        step = max((slow - fast) / (long[part] - short[part]), 1e-4)
+        step = max(min((slow - fast) / (long[part] - short[part]), slow / long[part]), 1e-4)
         times = len(seeds) if part == last and name != "evaluators" else 1
         fixed = max(fast - step * short[part], 0.0)
         parts.append(Part(part, step, fixed, length.least, length.full, times, length.multiple))

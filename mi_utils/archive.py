@@ -203,7 +203,8 @@ class Archive:
         """A file that cannot be read becomes one clear line."""
         try:
             yield
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, EOFError) as problem:
+        except (OSError, zipfile.BadZipFile, ValueError, LookupError, RuntimeError, EOFError) as problem:
+            # LookupError: a member without a name.  RuntimeError: also a NotImplementedError, of a newer zip.
             if isinstance(problem, UserError):
                 raise
             said = (str(problem) or type(problem).__name__).splitlines()[0]

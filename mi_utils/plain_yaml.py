@@ -37,7 +37,15 @@ def load(text: str, what: str, example: str) -> Any:
         raise UserError(f"{what}: expected at most {MOST_CHARACTERS} characters of YAML, found {len(text)}; shorten it")
     try:
         return yaml.load(text, _Plain)
-    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as problem:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as problem:
         # The constructors of dates and numbers raise what Python's own raise.
         said = (getattr(problem, "problem", None) or str(problem) or type(problem).__name__).splitlines()[0]
         raise UserError(

@@ -45,6 +45,7 @@ __all__ = ["Config", "Job", "Output", "Result", "Row", "Stage", "StageFailed", "
 logging.getLogger("exca").setLevel(logging.ERROR)
 # The same text in a quarter of the time, where PyYAML has libyaml (its wheels do).
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+HUGE_BITS = 10_000  # Python prints integers of up to 4300 digits, some 14,000 bits
 # Ends of finished loops held in memory until the next checkpoint is due.
 _MOST_WAITING_BYTES = 64 << 20
 # Checkpoints take at most one part in so many of a loop's time, unless they would be this much rarer than asked for.
@@ -85,10 +86,24 @@ class _Explained(type(pydantic.BaseModel)):
     """Construction of a config: what pydantic finds wrong becomes one line for the user."""
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
+        for name, value in fields.items():
+            if _holds_huge(value):
+                raise UserError(f"{cls.__name__}.{one_line(name)[:80]}: expected integers of at most {HUGE_BITS} bits")
         try:
             return super().__call__(*args, **fields)
         except pydantic.ValidationError as error:
             raise UserError(_explained(cls, error)) from error
+
+
+def _holds_huge(value: Any) -> bool:
+    """Whether plain values hold an integer that Python refuses to print, so that no key can be made of it."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and item.bit_length() > HUGE_BITS:
+            return True
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+    return False
 
 
 def _explained(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mi_utils.data.disjoint import check_disjoint
+from mi_utils.errors import UserError
 from mi_utils.studies.dmmia import grid
 from mi_utils.studies.dmmia.settings import MAKERS, Settings
 from mi_utils.studies.plan import Plan, settings_for
@@ -19,6 +20,8 @@ def settings(profile: str, **overrides: Any) -> Settings:
 def plan(profile: str, **overrides: Any) -> Plan:
     """All runs of a profile.  Further targets, shift, sweeps and selection are done on the first problem."""
     chosen = settings(profile, **overrides)
+    if not chosen.problems:
+        raise UserError("problems: expected one or more problems to attack, found none; name one")
     benches = [grid.Bench(problem, chosen) for problem in chosen.problems]
     for bench in benches:
         for prior in filter(None, (bench.problem.prior, bench.problem.matched, bench.problem.shifted)):

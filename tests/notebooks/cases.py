@@ -1,4 +1,7 @@
-"""Each paper's notebook, run by plain papermill at `smoke` in a store and a figures folder of its own."""
+"""What holds of every paper's notebook, run by plain papermill at `smoke` in a store and a figures folder of its own.
+
+A module a paper takes these tests in and names its `PAPER`, so that two papers run at one time.
+"""
 
 import csv
 import json
@@ -9,11 +12,7 @@ import nbformat
 import papermill
 import pytest
 
-from mi_utils import studies
-from mi_utils.reproduce import papers
-
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-NAMES = papers()
 PARAMETERS = {"profile", "device", "cluster", "workers", "overrides", "figures"}
 
 
@@ -47,9 +46,9 @@ def stored(place: Place) -> dict[str, int]:
     return {str(p.relative_to(place.store)): p.stat().st_mtime_ns for p in files}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module")
 def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return request.module.PAPER
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +60,6 @@ def place(name: str, tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture(scope="module")
 def first(name: str, place: Place) -> Run:
     return run(name, place)
-
-
-def test_every_paper_has_its_notebook() -> None:
-    assert "patch_mi" in NAMES
-    assert sorted(studies.PAPERS) == NAMES
 
 
 def test_source_has_no_outputs_and_takes_the_common_parameters(name: str) -> None:

@@ -23,7 +23,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mi_utils import bombs, plain_yaml, reproduce
+from mi_utils import bombs, plain_yaml, reproduce, studies
+from mi_utils.archive import Archive
 from mi_utils.errors import UserError
 from mi_utils.export import write
 from mi_utils.models import external, stylegan2_files, weights
@@ -188,13 +189,34 @@ def test_any_text_as_images_or_a_net_is_refused_in_one_line(text: str) -> None:
     "text",
     [
         "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "[" * 100_000, "{a: " * 5000, "a: !!python/object:os.system {}",
-        "a: 2001-99-99", "a: 0x" + "f" * 50_000, "a: " + "9" * 5000, "a: " + "x" * 200_000, "? {a: b}\n: c",
+        "a: 2001-99-99", "a: !!timestamp x", "a: 0x" + "f" * 50_000,
+        "a: " + "9" * 5000, "a: " + "x" * 200_000, "? {a: b}\n: c",
     ],
 )  # fmt: skip
 def test_yaml_that_grows_digs_or_breaks_is_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(UserError) as caught:
         external.ExternalClassifier(**plain_yaml.mapping(text, "--set", "'{seeds: 1}'"))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+def test_a_plan_of_no_problems_or_of_a_number_too_large_to_print_is_refused() -> None:
+    for changed, field in (
+        ({"problems": []}, "problems"),
+        ({"seeds": [10**5000]}, "seeds"),
+        ({"seeds": 10**5000}, "seeds"),
+    ):
+        with pytest.raises(UserError, match=field) as caught:
+            studies.PAPERS["dmmia"].plan("smoke", **changed)
+        assert len(str(caught.value)) < 300
+
+
+def test_a_zip_with_a_nameless_file_is_no_archive(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("A", "x")
+    (tmp_path / "x.zip").write_bytes(buffer.getvalue().replace(b"A", b"\0"))
+    with pytest.raises(UserError, match="cannot be read as an archive"):
+        Archive(tmp_path / "x.zip")
 
 
 # --- bombs ---

@@ -27,13 +27,14 @@ CLI   := $(PY) -m mi_utils
 PYTEST ?= -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-browser test-cluster test-hostile lint bench lab docs lock clean distclean
+.PHONY: help reproduce test test-browser test-cluster test-faults test-hostile lint bench lab docs lock clean distclean
 
 help:
 	@echo "make reproduce   run the papers' notebooks: PAPER= PROFILE=smoke|laptop|gpu|paper DEVICE= CLUSTER= WORKERS= SET="
 	@echo "make test        install what is missing and run every test that needs no browser and no cluster"
 	@echo "make test-browser  the notebooks in JupyterLab in Chromium; screenshots in test-output/browser/"
 	@echo "make test-cluster  job arrays on a real Slurm of one node, installed where root and apt-get can"
+	@echo "make test-faults  every fault in full: more than 100 kills, and their numbers in one line"
 	@echo "make test-hostile  hostile files, and 12,000 mutated inputs"
 	@echo "make lab         JupyterLab on notebooks/"
 	@echo "make docs        the documentation site, into site/"
@@ -65,6 +66,9 @@ test: $(STAMP)
 # Two notebooks at a time, each with a server and a browser of its own.
 test-browser: $(STAMP)
 	$(PY) -m pytest tests/browser -n 2 --dist worksteal
+
+test-faults: $(STAMP)
+	$(PY) -m pytest $(PYTEST) tests/faults --kills 3
 
 test-hostile: $(STAMP)
 	$(PY) -m pytest tests/hostile $(PYTEST)

@@ -4,6 +4,7 @@ Reads one JSON list of orders a line, carries them out at the same time, and ans
 An order: {"stages": names, "store": folder, ...}; what may be asked of it besides is in `Order`.
 """
 
+import gc
 import io
 import json
 import logging
@@ -192,6 +193,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     answers = os.fdopen(os.dup(1), "w")
     known({"real": True})
+    gc.freeze()  # so that a child's collections copy no page of what is shared
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(carried_out(json.loads(line))), file=answers, flush=True)

@@ -81,4 +81,4 @@ class Hungry(Stage):
 
 
 TOYS: dict[str, Stage] = {f"trail {seed}": Trail(seed=seed) for seed in range(6)}
-TOYS |= {"diverging": Trail(diverges=True), "hungry": Hungry()}
+TOYS |= {"short": Trail(steps=1), "diverging": Trail(steps=1, diverges=True), "hungry": Hungry()}

@@ -46,8 +46,17 @@ def tally(request: pytest.FixtureRequest) -> Counter:
     request.node.user_properties.append(("faults", dict(counts)))
 
 
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often each stage is killed; without any the test is left to `make test-faults`."""
+    count = request.config.getoption("--kills", 0)
+    if not count:
+        pytest.skip("run by `make test-faults`: minutes of kills at random moments")
+    return count
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=1, help="kills a stage (make test-faults: 3)")
+    parser.addoption("--kills", type=int, default=0, help="kills a stage (make test-faults: 3)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -68,9 +68,8 @@ def test_the_stages_are_all_that_the_studies_compute() -> None:
 
 
 def test_every_stage_ends_with_the_same_bits_whenever_it_is_killed(
-    forks: Forks, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Counter,
-    request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+    kills: int, forks: Forks, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Counter
+) -> None:
     place, wrong = tmp_path / "store", []
     shutil.copytree(undisturbed, place, symlinks=True)
     for name, stage in recipes.smallest().items():
@@ -83,7 +82,7 @@ def test_every_stage_ends_with_the_same_bits_whenever_it_is_killed(
         order = Order(stages=[name], store=str(place), real=True)
         (plain,) = forks.ask(order)
         shutil.rmtree(folder)
-        kinds = [chance.choice(KINDS), *KINDS][: request.config.getoption("--kills", 1)]
+        kinds = [chance.choice(KINDS), *KINDS][:kills]
         for kind in kinds:
             for earlier in range(TRIES):
                 (report,) = forks.ask(order | moment(chance, kind, plain, size, earlier))

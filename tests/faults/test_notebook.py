@@ -73,7 +73,7 @@ def steps_taken() -> bool:
 @pytest.mark.filterwarnings("ignore")  # of the kernel's client: sockets that the interpreter closes
 @pytest.mark.parametrize("workers", [2, 1])
 def test_an_interrupted_cell_leaves_no_worker_and_goes_on(
-    workers: int, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Counter
+    kills: int, workers: int, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Counter
 ) -> None:
     assert kernel.end(kernel.start(SETUP))["status"] == "ok"
     cell = CELL.replace("workers=2", f"workers={workers}")

@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -458,16 +459,21 @@ class Job:
         if bad:
             raise StageFailed(f"{name}: {bad} of {tensor.numel()} values are NaN or infinite (diverged)")
 
-    def steps(self, total: int, state: dict[str, object]) -> Iterator[int]:
+    def steps(self, total: int, *states: dict[str, object]) -> Iterator[int]:
         """Step numbers from where the last checkpoint left off to `total - 1`.
 
-        state: everything the loop changes: modules, optimisers, schedulers, generators, tensors (restored in
-        place), lists of numbers or tensors. A checkpoint is written every `checkpoint_seconds`, less often where
-        writing takes long, so that after an interruption the loop goes on to the very numbers it would have
-        reached. Loops may follow each other in one stage, not lie within each other.
+        states: everything the loop changes, under names of which none occurs twice: modules, optimisers, schedulers,
+        generators, tensors (restored in place), lists of numbers or tensors. A checkpoint is written every
+        `checkpoint_seconds`, less often where writing takes long, so that after an interruption the loop goes on to
+        the very numbers it would have reached. Loops may follow each other in one stage, not lie within each other.
         """
         if self._looping:
             raise RuntimeError(f"{type(self.stage).__name__}: job.steps lies inside job.steps; make it one")
+        names = Counter(name for part in states for name in part)
+        if twice := [name for name, count in names.items() if count > 1]:
+            # Of two things under one name a checkpoint would keep one, and a resumed loop end elsewhere.
+            raise RuntimeError(f"{type(self.stage).__name__}: job.steps is given {twice[0]!r} twice; rename one")
+        state = {name: value for part in states for name, value in part.items()}
         path = self._folder / f"checkpoint-{self._loops}.pt"
         self._loops += 1
         first = self._restore(path, state)

@@ -460,6 +460,8 @@ def test_state_must_be_restorable_and_loops_not_nested() -> None:
     for bad in ({"x": 3}, {"x": [object()]}):
         with pytest.raises(UserError, match="job.steps: state 'x': expected"):
             job._capture(0, bad)
+    with pytest.raises(RuntimeError, match="Train: job.steps is given 'x' twice; rename one"):
+        next(job.steps(1, {"x": [1.0], "y": []}, {"x": []}))
     with pytest.raises(RuntimeError, match="job.steps lies inside job.steps"):
         for _ in job.steps(2, {}):
             next(job.steps(2, {}))

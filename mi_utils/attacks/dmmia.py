@@ -45,7 +45,7 @@ class State:
 
     def checkpoint(self) -> dict[str, object]:
         """What changes, by name."""
-        return self.moving | {"w": self.w, "m": self.m, "filled": self.filled, "adam": self.adam, "sgd": self.sgd}
+        return self.moving | {"w": self.w, "m": self.m, "kappa": self.filled, "adam": self.adam, "sgd": self.sgd}
 
 
 def mapped(mapping: MappingNetwork, phi: Parameters, z: Float[Tensor, "k n z"], psi: float) -> Float[Tensor, "k n d"]:
@@ -106,7 +106,7 @@ class DMMIA(StyleSearch):
         curves: dict[str, list[Tensor]] = {name: [] for name in LOGS}
         frames.keep(0, lambda: start), prototypes.keep(0, lambda: s.w)
         kept = {"frames": frames.kept, "prototypes": prototypes.kept}
-        for epoch in job.steps(self.epochs, s.checkpoint() | kept | curves):
+        for epoch in job.steps(self.epochs, s.checkpoint(), kept, curves):
             found = self._epoch(nets, s, epoch)
             now = self._styles(nets, s.moving, s.z)
             found["drift"] = drift(now, start, pool.sigma, self.psi)

@@ -57,7 +57,7 @@ class PlugAndPlay(StyleSearch):
         frames.keep(0, lambda: w)
         names = ("loss", "drift", "clamped") if self.loss == "poincare" else ("loss", "drift")
         curves: dict[str, list[Tensor]] = {name: [] for name in names}
-        for step in job.steps(self.epochs, {"w": w, "adam": adam, "frames": frames.kept} | curves):
+        for step in job.steps(self.epochs, {"w": w, "adam": adam, "frames": frames.kept}, curves):
             w.grad, logs = self._gradients(nets, labels, step, w.detach())
             for _ in range(self.repeats):
                 adam.step()

@@ -56,7 +56,7 @@ class TrainDCGAN(Stage):
         loss_d: list[Tensor] = []
         loss_g: list[Tensor] = []
         state = {"g": g, "d": d, "g_adam": g_adam, "d_adam": d_adam, "rng": rng}
-        for _ in job.steps(self.iterations, state | {"loss_d": loss_d, "loss_g": loss_g}):
+        for _ in job.steps(self.iterations, state, {"loss_d": loss_d, "loss_g": loss_g}):
             index = torch.randint(len(pool), (self.batch,), generator=rng, device=job.device)
             x = g(torch.randn((self.batch, LATENT), generator=rng, device=job.device))
             loss_d.append(self._train_discriminator(d, d_adam, to_float(pool[index]), x.detach()))

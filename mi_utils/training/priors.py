@@ -151,7 +151,7 @@ class _Prior(Shippable):
         curves: dict[str, list[Tensor]] = {"log_loss_d": [], "log_loss_g": []}
         average = AveragedModel(g, multi_avg_fn=get_ema_multi_avg_fn(self.average), use_buffers=True)
         state = {"g": g, "d": d, "g_adam": g_adam, "d_adam": d_adam, "average": average, "rng": rng}
-        for step in job.steps(self.steps, state | curves):
+        for step in job.steps(self.steps, state, curves):
             with torch.no_grad():
                 fake = g(self._latents(rng))
             curves["log_loss_d"].append(descend(d_adam, d_loss(fake)))

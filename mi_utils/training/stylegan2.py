@@ -137,7 +137,7 @@ class TrainStyleGAN2(Shippable):
         nets = {"g": g, "d": d, "average": average, "g_adam": g_adam, "d_adam": d_adam}
         beside = self.beside(job.device)
         beside.look(average, 0)
-        for step in job.steps(self.steps, nets | {"rng": rng, "p": p, "signs": signs} | curves | beside.state):
+        for step in job.steps(self.steps, nets, {"rng": rng, "p": p, "signs": signs}, curves, beside.state):
             real, view = self._real(images, rng), View(blur_left(self.blur, self.least_blur, step, self.steps), p, rng)
             curves["log_loss_d"].append(self._train_discriminator(g, d, d_adam, real, view, signs))
             if step % self.r1_every == 0:

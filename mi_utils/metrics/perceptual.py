@@ -35,8 +35,14 @@ def to_rgb_float(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
 def embed(x: UInt8[Tensor, "n c h w"], net: Net, batch: int = 64) -> Float[Tensor, "n d"]:
     """e(x) of uint8 images on the net's device, in float32 whatever a GPU would round to."""
     device = next(net.buffers()).device
+    rows: Tensor | None = None
     with float32():
-        return torch.cat([net(to_rgb_float(part.to(device))) for part in x.split(batch)])
+        for i, part in enumerate(x.split(batch)):
+            found = net(to_rgb_float(part.to(device)))
+            # Written where they stay: gathered afterwards, embeddings would take twice their memory for a moment.
+            rows = found.new_empty(len(x), found.shape[1]) if rows is None else rows
+            rows[i * batch : i * batch + len(part)] = found
+    return rows
 
 
 def distances(a: UInt8[Tensor, "n c h w"], b: UInt8[Tensor, "m c h w"], net: Net) -> Float[Tensor, "n m"]:

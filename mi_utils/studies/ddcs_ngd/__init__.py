@@ -21,14 +21,15 @@ def plan(profile: str, **overrides: Any) -> Plan:
     benches = [grid.Bench(problem, chosen) for problem in chosen.problems]
     runs = [run for bench in benches for run in (*grid.main_runs(bench), *grid.older_runs(bench))]
     runs += [*grid.again_runs(benches[0]), *grid.victim_runs(benches[0]), *grid.defence_runs(benches[0])]
-    references = tuple(run for bench in benches for run in grid.references(bench))
+    references = [run for bench in benches for run in grid.references(bench)]
+    references += grid.victim_references(benches[0])
     qualities = {bench.name: grid.qualities(bench) for bench in benches}
     measures, memorisation = grid.measures(benches[0]), grid.memorisation(benches[0])
     audits = [grid.audit(benches[0], seed) for seed in range(chosen.seeds_defence)]
     quality = (stage for found in qualities.values() for stage in found.values())
     extra = (*quality, *measures.values(), *memorisation.values(), *audits)
     notes = {"benches": benches, "qualities": qualities, "measures": measures, "memorisation": memorisation}
-    return Plan("ddcs_ngd", profile, chosen, tuple(runs), references, extra, notes)
+    return Plan("ddcs_ngd", profile, chosen, tuple(runs), tuple(references), extra, notes)
 
 
 def shipped() -> list[Shippable]:

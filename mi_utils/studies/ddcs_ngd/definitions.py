@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, get_args
 
+import torch
 from jaxtyping import Float, Int
 from pydantic import Field, SerializeAsAny
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from mi_utils.metrics import matching
 from mi_utils.metrics.ddcs import Match, Options, Scope, Transform, ddcs
-from mi_utils.metrics.perceptual import embed
 from mi_utils.models import perceptual as nets
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.studies.ddcs_ngd.measures import NET, Measured, distances, near, same_classes
+from mi_utils.studies.ddcs_ngd.measures import NET, Embedded, Measured, near, same_classes
 
 Values = dict[tuple[str, Options], dict[str, float]]  # network and definition: attack: DDCS
 
@@ -38,9 +37,9 @@ class Definitions(Measured):
         values: Values = {}
         for key in self.nets:
             net = nets.load(key).to(job.device)
-            real = embed(private.images, net)
-            found = {name: (distances(x, real, net), labels) for name, (x, labels) in made.items()}
-            values |= {(key, option): value for option, value in defined(found, real, private.labels)}
+            real = Embedded.of(private.images, net)
+            found = {name: (real.distances(x), labels) for name, (x, labels) in made.items()}
+            values |= {(key, option): value for option, value in defined(found, real.among(), private.labels)}
         return Output(meta={"rows": list(with_tau(values, (self.nets[0], Options())))})
 
 
@@ -65,20 +64,22 @@ def options(scale: float) -> list[Options]:
 
 def defined(
     found: dict[str, tuple[Float[Tensor, "n m"], Int[Tensor, " n"]]],
-    real: Float[Tensor, "m d"],
+    among: Float[Tensor, "m m"],
     real_labels: Int[Tensor, " m"],
 ) -> Iterator[tuple[Options, dict[str, float]]]:
     """DDCS of every set of (distances, labels) under every definition.
 
-    The scale is the median nearest distance between two halves of the private images; a k-NN ball is that among
-    all private images, whatever the scope.
+    `among`: squared distances of the private images, infinite to themselves.  The scale is the median nearest one
+    between two halves of them; a k-NN ball is that among all private images, whatever the scope.
     """
-    radius = matching.kth_nearest(real, Options().k, matching.as_is)
+    radius = among.kthvalue(Options().k, 1).values
     nearest = {}
     for name, (distance, labels) in found.items():
         equal = labels[:, None] == real_labels.cpu()
         nearest[name] = {"global": near(distance), "label": near(distance, equal)}
-    for option in options(matching.half_distance(real, seeded("private halves"), matching.as_is)):
+    order = torch.randperm(len(among), generator=seeded("private halves"))
+    half = len(order) // 2
+    for option in options(float(among[order[:half]][:, order[half:]].amin(1).median())):
         ball = radius if option.match == "knn_ball" else None
         yield option, {name: ddcs(by_scope[option.scope], option, ball).ddcs for name, by_scope in nearest.items()}
 

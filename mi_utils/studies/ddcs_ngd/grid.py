@@ -6,6 +6,7 @@ from functools import cached_property
 from mi_utils.attacks.objective import Objective
 from mi_utils.attacks.plug_and_play import PlugAndPlay
 from mi_utils.attacks.soft_labels import SoftLabelSearch
+from mi_utils.attacks.style_search import StyleSearch
 from mi_utils.attacks.union import DualAttack
 from mi_utils.stage import Stage
 from mi_utils.studies.ddcs_ngd.definitions import Definitions
@@ -18,6 +19,7 @@ from mi_utils.studies.ddcs_ngd.sizes import SizeCurve
 from mi_utils.studies.ddcs_ngd.stability import Stability
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia import grid as searches
+from mi_utils.studies.dmmia.images import StyleSamples
 from mi_utils.studies.nets import Net, trained
 from mi_utils.studies.plan import Run
 from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC
@@ -317,21 +319,30 @@ def taught(target: TrainClassifier) -> float:
     return target.strength / (1 if target.chosen == "all" else target.audit.share)
 
 
-def knowing(bench: Bench, seed: int, target: TrainClassifier) -> SoftLabelSearch:
-    """The search for what a protected image would be called."""
-    return SoftLabelSearch(**bench.search(seed, target=target), epsilon=taught(target))
+def probed(bench: Bench) -> tuple[int, ...]:
+    """The classes that further targets are attacked for."""
+    return bench.problem.classes[: bench.settings.probed_classes]
+
+
+def attackers(bench: Bench, seed: int, target: TrainClassifier) -> dict[str, StyleSearch]:
+    """With a fresh pool: the audit's, and the search for what a protected image would be called."""
+    changes = dict(target=target, classes=probed(bench))
+    knowing = SoftLabelSearch(**bench.search(300 + seed, **changes), epsilon=taught(target))
+    return {REPEATED: bench.ppa(300 + seed, **changes), KNOWING: knowing}
 
 
 def defence_runs(bench: Bench) -> Iterator[Run]:
-    """OQ4: every defended target under attacks with a fresh pool, which read the defended target itself."""
-    p = bench.problem
+    """OQ4: every defended target under attacks that read the defended target itself."""
     for seed in range(bench.settings.seeds_defence):
         for name in DEFENCES:
             target = defended(bench, name, seed)
-            attacks = {REPEATED: bench.ppa(300 + seed, target=target), KNOWING: knowing(bench, 300 + seed, target)}
-            for row, stage in attacks.items():
-                evaluation = bench.evaluation(seed, stage, p.samples, True).model_copy(update={"target": target})
-                yield Run(name, f"{bench.name} | {row}", seed, evaluation)
+            for row, stage in attackers(bench, seed, target).items():
+                yield Run(name, f"{bench.name} | {row}", seed, judged(bench, seed, stage, target))
+
+
+def judged(bench: Bench, seed: int, stage: StyleSearch, target: TrainClassifier) -> Stage:
+    """Its evaluation against the target that it attacked."""
+    return bench.evaluation(seed, stage, bench.problem.samples, True).model_copy(update={"target": target})
 
 
 # --- targets that memorise more or less ----------------------------------------------------------------------
@@ -351,12 +362,19 @@ def brief(net: Net) -> Net:
 
 
 def victim_runs(bench: Bench) -> Iterator[Run]:
-    """C11: Plug & Play on the untuned generator against every victim; the study's own target is in T1."""
-    for name, make in list(victims(bench).items())[1:]:
+    """C11: Plug & Play on the untuned generator against every victim."""
+    for name, make in victims(bench).items():
         for seed in range(bench.settings.seeds):
-            stage = bench.ppa(seed, target=make(seed))
-            scored = bench.evaluation(seed, stage, bench.problem.samples, True)
-            yield Run(name, f"{bench.name} | {VICTIMS}", seed, scored.model_copy(update={"target": make(seed)}))
+            stage = bench.ppa(seed, target=make(seed), classes=probed(bench))
+            yield Run(name, f"{bench.name} | {VICTIMS}", seed, judged(bench, seed, stage, make(seed)))
+
+
+def victim_references(bench: Bench) -> Iterator[Run]:
+    """C11: as many samples of the untuned generator."""
+    p = bench.problem
+    for seed in range(bench.settings.seeds):
+        stage = StyleSamples(prior=p.prior, psi=bench.settings.psi, classes=probed(bench), samples=p.samples, seed=seed)
+        yield bench.run(PRIOR, VICTIMS, seed, stage)
 
 
 def memorisation(bench: Bench) -> dict[tuple[str, int], Memorisation]:

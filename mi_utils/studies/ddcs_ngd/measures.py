@@ -56,15 +56,32 @@ def same_classes(labels: dict[str, Int[Tensor, " n"]]) -> None:
             )
 
 
-@torch.no_grad()
-def distances(
-    images: UInt8[Tensor, "n c s s"], real: Float[Tensor, "m d"], net: nets.Perceptual
-) -> Float[Tensor, "n m"]:
-    """Squared perceptual distances to embedded private images, on the CPU; embeddings of 256 images at a time."""
-    centre = real.mean(0)
-    rows = real - centre
-    parts = [matching.squared_distances(embed(part, net) - centre, rows).cpu() for part in images.split(256)]
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class Embedded:
+    """m private images in a perceptual network, less their mean: small norms round less.
+
+    The rows may take most of a machine's memory (0.5 GB for 900 images under VGG), so there is one copy of them.
+    """
+
+    net: nets.Perceptual
+    centre: Float[Tensor, " d"]
+    rows: Float[Tensor, "m d"]
+
+    @classmethod
+    def of(cls, images: UInt8[Tensor, "m c s s"], net: nets.Perceptual) -> "Embedded":
+        rows = embed(images, net)
+        centre = rows.mean(0)
+        return cls(net, centre, rows.sub_(centre))
+
+    @torch.no_grad()
+    def distances(self, images: UInt8[Tensor, "n c s s"]) -> Float[Tensor, "n m"]:
+        """Squared distances of further images to these, on the CPU."""
+        each = (embed(part, self.net).sub_(self.centre) for part in images.split(128))
+        return torch.cat([matching.squared_distances(part, self.rows).cpu() for part in each])
+
+    def among(self) -> Float[Tensor, "m m"]:
+        """Squared distances among these, infinite from an image to itself, on the CPU."""
+        return matching.squared_distances(self.rows, self.rows).fill_diagonal_(torch.inf).cpu()
 
 
 def near(distance: Float[Tensor, "n m"], admitted: Bool[Tensor, "n m"] | None = None) -> matching.Nearest:
@@ -120,7 +137,7 @@ class Judged(Measured):
         real = self.real_features(labels, device)
         found = matching.nearest(fake, real, fake_labels=labels, real_labels=private.labels.cpu())
         return Described(
-            distance=distances(images, embed(self.drawn(labels).images, net), net),
+            distance=Embedded.of(self.drawn(labels).images, net).distances(images),
             features=fake,
             knn=matching.knn_distance(found),
             correct=accuracy.vote(says, labels)["mean"],

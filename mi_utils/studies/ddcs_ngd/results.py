@@ -6,7 +6,7 @@ from mi_utils.report import scores as tidy
 from mi_utils.report.scores import POOLED
 from mi_utils.report.tables import Caption
 from mi_utils.studies import tables
-from mi_utils.studies.ddcs_ngd.grid import ADV, DUAL, MAIN, NGD, PPA, TWICE, VANILLA
+from mi_utils.studies.ddcs_ngd.grid import ADV, DUAL, MAIN, NGD, PPA, TWICE, VANILLA, probed
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia.results import difference, require_judges
 from mi_utils.studies.plan import Plan
@@ -81,6 +81,13 @@ def caption(plan: Plan, what: str, seeds: int | None = None, images: str = "") -
         seeds=range(seeds or s.seeds),
         settings={"profile": plan.profile} | sizes(plan),
     )
+
+
+def few(plan: Plan, what: str, seeds: int | None = None) -> Caption:
+    """The caption of a table whose attacks take only some of the classes of the first problem."""
+    bench = plan.notes["benches"][0]
+    words = f"{bench.problem.samples} per class, none left out, of {len(probed(bench))} classes"
+    return caption(plan, what, seeds, words)
 
 
 def sizes(plan: Plan) -> dict[str, str]:

@@ -53,6 +53,7 @@ class Settings(Config):
     baselines: Baselines | None
     students: dict[str, Net] = {}  # of LOMMA, which is GMI with the logit loss and these; none: no LOMMA
     seeds: Seeds
+    probed_classes: Count  # attacked of defended targets, and of those that memorise more or less
     victims: dict[str, Net] = {}  # further architectures of targets, of the first problem
     weights: tuple[float, ...]  # of the frontier, seed 0
     lengths: tuple[int, ...]  # steps of further transfers with the natural gradient, seed 0
@@ -146,6 +147,7 @@ def _laptop() -> Settings:
         baselines=small.baselines,
         students={n: net(a, w, 350).model_copy(update={"lr": 0.05}) for n, (a, w) in STUDENTS.items()},
         seeds=3,
+        probed_classes=5,
         victims={"AlexNet-like": net("cnn5", 16, faces().target.iterations, FACES)},  # shallow, wide kernels
         weights=(1.0, 30.0),
         lengths=(40, 160),
@@ -184,6 +186,7 @@ def _smoke() -> Settings:
             "memory": tiny.memory,
             "baselines": tiny.baselines,
             "seeds": 1,
+            "probed_classes": 2,
             "victims": {},
             "students": {},
             "weights": (0.3,),
@@ -220,6 +223,7 @@ def _gpu() -> Settings:
             "memory": large.memory,
             "baselines": None,
             "students": {},
+            "probed_classes": 50,
             "victims": {"AlexNet-like": net("cnn5", 64, 3000, FACES)},
             "transfer": base.transfer.model_copy(update={"steps": 5000, "images": 64}),
             "cg_steps": 20,

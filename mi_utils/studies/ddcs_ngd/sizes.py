@@ -10,11 +10,10 @@ from torch import Tensor
 
 from mi_utils.errors import UserError
 from mi_utils.metrics.ddcs import ddcs
-from mi_utils.metrics.perceptual import embed
 from mi_utils.models import perceptual as nets
 from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.studies.ddcs_ngd.measures import NET, Measured, distances, near, same_classes
+from mi_utils.studies.ddcs_ngd.measures import NET, Embedded, Measured, near, same_classes
 
 
 class SizeCurve(Measured):
@@ -34,12 +33,12 @@ class SizeCurve(Measured):
         made = {name: self.made(attack, job.device) for name, attack in self.attacks.items()}
         same_classes({name: labels for name, (_, labels) in made.items()})
         net = nets.load(NET).to(job.device)
-        real = embed(self.drawn(next(iter(made.values()))[1]).images, net)
+        real = Embedded.of(self.drawn(next(iter(made.values()))[1]).images, net)
         rows = []
         for name, (images, _) in made.items():
             if len(images) < max(self.sizes):
                 raise UserError(f"sizes: expected at most {len(images)} (images of {name}), found {max(self.sizes)}")
-            distance = distances(images, real, net)
+            distance = real.distances(images)
             found = torch.stack([self._draw(distance, draw) for draw in range(self.draws)])
             rows += [(name, *row) for row in self._rows(found)]
         return Output(meta={"rows": rows})

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from mi_utils.metrics.ddcs import ddcs
 from mi_utils.metrics.intervals import ranks, spearman
-from mi_utils.metrics.perceptual import embed
 from mi_utils.models import perceptual as nets
 from mi_utils.stage import Job, Output, Stage
-from mi_utils.studies.ddcs_ngd.measures import NET, Measured, distances, near, same_classes
+from mi_utils.studies.ddcs_ngd.measures import NET, Embedded, Measured, near, same_classes
 
 Row = tuple[str, float, int]  # statistic, value, number of pairs, splits or seeds that it averages
 
@@ -33,8 +32,8 @@ class Stability(Measured):
         same_classes({f"attacks[{seed}]": labels for seed, (_, labels) in enumerate(made)})
         private = self.drawn(made[0][1])
         net = nets.load(NET).to(job.device)
-        real = embed(private.images, net)
-        found = [ddcs(near(distances(images, real, net))) for images, _ in made]
+        real = Embedded.of(private.images, net)
+        found = [ddcs(near(real.distances(images))) for images, _ in made]
         score, matched = torch.stack([f.score for f in found]), torch.stack([f.matched for f in found])
         labels = private.labels.cpu()
         rows = [*between_seeds(score, matched), *predicted(score, matched, labels)]

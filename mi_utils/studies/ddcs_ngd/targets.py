@@ -14,7 +14,7 @@ from mi_utils.metrics.ddcs import ddcs
 from mi_utils.report.scores import matrix
 from mi_utils.studies import tables
 from mi_utils.studies.ddcs_ngd import grid
-from mi_utils.studies.ddcs_ngd.grid import DEFENCES, KNOWING, MAIN, PPA, REPEATED, VICTIMS, audit, defended
+from mi_utils.studies.ddcs_ngd.grid import DEFENCES, KNOWING, REPEATED, VICTIMS, audit, defended
 from mi_utils.studies.ddcs_ngd.projection import rows_drawn
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR, part
@@ -39,7 +39,7 @@ def outcome(plan: Plan, name: str, seed: int, row: str = REPEATED) -> Outcome:
     found = plan.find(name, f"{bench.name} | {row}", seed).evaluation.result().tensors
     near = matching.Nearest(**{f.name: found[f"nearest_{f.name}"] for f in fields(matching.Nearest)})
     whole = bench.problem.train.load()
-    rows = rows_drawn(whole, bench.problem.classes, plan.settings.perceptual)
+    rows = rows_drawn(whole, grid.probed(bench), plan.settings.perceptual)
     now, scores = (torch.full((len(whole),), torch.nan, dtype=torch.float64) for _ in range(2))
     now[rows], scores[rows] = near.q_real.double().cpu(), ddcs(near).score.double().cpu()
     change = (now - known["distances"].double().mean(0))[known["vulnerable"]]
@@ -85,17 +85,13 @@ def victims(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def covered(plan: Plan, scores: pd.DataFrame, victim: str, metric: str = "DDCS coverage") -> Float[Tensor, " s"]:
-    """A score of Plug & Play against one of the victims, by seed."""
-    bench = plan.notes["benches"][0]
-    own = victim == bench.problem.target.architecture
-    attack, row = (PPA, MAIN) if own else (victim, VICTIMS)
-    return matrix(scores, attack, f"{bench.name} | {row}", metric)[0].mean(1)
+    """A score of Plug & Play against one of the victims, or of prior samples, by seed."""
+    return matrix(scores, victim, f"{plan.notes['benches'][0].name} | {VICTIMS}", metric)[0].mean(1)
 
 
 def prior_coverage(plan: Plan, scores: pd.DataFrame) -> Float[Tensor, " s"]:
     """Coverage of as many samples of the untuned generator, by seed."""
-    name = plan.notes["benches"][0].name
-    return matrix(scores, PRIOR, f"{name} | {MAIN}", "DDCS coverage")[0].mean(1)
+    return covered(plan, scores, PRIOR)
 
 
 def _spread(values: Sequence[float], form: str = ".1f") -> str:

@@ -240,7 +240,7 @@ def _job(stage: TrainStyleGAN2):  # noqa: ANN202
     class Job:
         device = torch.device("cpu")
 
-        def steps(self, total: int, state: dict) -> range:
+        def steps(self, total: int, *states: dict) -> range:
             return range(total)
 
         def check_finite(self, name: str, values: torch.Tensor) -> None:

@@ -76,8 +76,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def interrupted(stop: int, steps: Callable) -> Callable:
     """`Job.steps` that is interrupted before step `stop`."""
 
-    def until(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
-        for step in steps(self, total, state):
+    def until(self: Job, total: int, *states: dict[str, object]) -> Iterator[int]:
+        for step in steps(self, total, *states):
             if step == stop:
                 raise KeyboardInterrupt
             yield step
@@ -95,8 +95,8 @@ def resumed(stage: Stage, folder: Path, patch: pytest.MonkeyPatch, stop: int) ->
     steps: list[int] = []
     original = Job.steps
 
-    def watched(self: Job, total: int, state: dict[str, object]) -> Iterator[int]:
-        for step in original(self, total, state):
+    def watched(self: Job, total: int, *states: dict[str, object]) -> Iterator[int]:
+        for step in original(self, total, *states):
             steps.append(step)
             yield step
 

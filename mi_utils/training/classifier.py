@@ -80,25 +80,32 @@ class TrainClassifier(Shippable):
         data = self.train.load().to(job.device)
         require_per_class(data, 2, self.train.classes)
         rng = seeded("classifier", self.architecture, self.seed, device=job.device)
-        net = self._fresh(data).to(job.device, memory_format=torch.channels_last)
-        others = self.reject.load().images.to(job.device) if self.reject else None
-        curve = fit(
-            net, lambda: self._batch(data, others, rng), rng, job.steps,
-            iterations=self.iterations, lr=self.lr, weight_decay=self.weight_decay,
-        )  # fmt: skip
+        channels, size = data.images.shape[1:3]
+        net = self.built(channels, size, len(data.classes) + (self.reject is not None))
+        net = net.to(job.device, memory_format=torch.channels_last)
+        curve = self.fitted(net, data, rng, job)
         job.check_finite("classifier loss", curve)
         tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
         return Output(tensors | {"log_loss": curve}, self._facts(net, data, job.device))
 
-    def _fresh(self, data: ImageSet) -> Classifier:
+    def built(self, channels: int, size: int, outputs: int) -> Classifier:
+        """The network with fresh weights, for images of `size` px."""
+        rng = seeded("classifier weights", self.architecture, self.seed)
         return build_classifier(
-            self.architecture,
-            width=self.width,
-            channels=data.images.shape[1],
-            size=data.images.shape[2],
-            classes=len(data.classes) + (self.reject is not None),
-            generator=seeded("classifier weights", self.architecture, self.seed),
+            self.architecture, width=self.width, channels=channels, size=size, classes=outputs, generator=rng
         )
+
+    def fitted(self, net: Classifier, data: ImageSet, rng: torch.Generator, job: Job) -> Float[Tensor, " t"]:
+        """Trains the network in place; returns the losses."""
+        others = self.others(job.device)
+        return fit(
+            net, lambda: self._batch(data, others, rng), rng, job.steps,
+            iterations=self.iterations, lr=self.lr, weight_decay=self.weight_decay,
+        )  # fmt: skip
+
+    def others(self, device: torch.device) -> Tensor | None:
+        """Images that are of no class, where the network learns to refuse."""
+        return self.reject.load().images.to(device) if self.reject else None
 
     def _batch(self, data: ImageSet, others: Tensor | None, rng: torch.Generator) -> Batch:
         """Augmented training images, and the three kinds of "none of these" where there is a reject class."""
@@ -145,13 +152,6 @@ class TrainClassifier(Shippable):
     def network(self, device: torch.device | str) -> Classifier:
         """The trained classifier, frozen and in eval mode."""
         stored = self.result(device)
-        net = build_classifier(
-            self.architecture,
-            width=self.width,
-            channels=stored.meta["channels"],
-            size=stored.meta["size"],
-            classes=stored.meta["outputs"],
-            generator=seeded("classifier weights", self.architecture, self.seed),
-        )
+        net = self.built(*(stored.meta[name] for name in ("channels", "size", "outputs")))
         net.load_state_dict({k: v for k, v in stored.tensors.items() if not k.startswith("log_")})
         return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mi_utils.data.images import ImageSet, require_per_class
+from mi_utils.data.images import ImageSet
 from mi_utils.errors import UserError
+from mi_utils.models.classifiers import Classifier
 from mi_utils.runtime import generator as seeded
-from mi_utils.stage import Job, Output
+from mi_utils.stage import Job
 from mi_utils.training.classifier import Batch, TrainClassifier, fit
 from mi_utils.training.vulnerability import Vulnerability
 
@@ -74,22 +75,14 @@ class TrainDefended(TrainClassifier):
             raise UserError(f"strength: expected {wanted} with {self.defence!r}, found {self.strength}")
         return self
 
-    def learn(self, job: Job) -> Output:
-        """Train, then measure on the test set once."""
-        data = self.train.load().to(job.device)
-        require_per_class(data, 2, self.train.classes)
-        rng = seeded("classifier", self.architecture, self.seed, device=job.device)
-        net = self._fresh(data).to(job.device, memory_format=torch.channels_last)
-        others = self.reject.load().images.to(job.device) if self.reject else None
-        protection, numbered = self.protection(data), _numbered(data)
-        curve = fit(
+    def fitted(self, net: Classifier, data: ImageSet, rng: torch.Generator, job: Job) -> Float[Tensor, " t"]:
+        """Trains the network in place on the loss with the defence; returns the losses."""
+        others, protection, numbered = self.others(job.device), self.protection(data), _numbered(data)
+        return fit(
             net, lambda: self._seen(*self._batch(numbered, others, rng), protection, rng), rng, job.steps,
             iterations=self.iterations, lr=self.lr, weight_decay=self.weight_decay,
             loss=lambda said, rows: self.loss(said, protection.labels[rows], protection.amount[rows]),
         )  # fmt: skip
-        job.check_finite("defended classifier loss", curve)
-        tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
-        return Output(tensors | {"log_loss": curve}, self._facts(net, data, job.device))
 
     def protection(self, data: ImageSet) -> Protection:
         """What every image gets: of a penalty N/|V|, of `weight` its score, of `noise` 1; 0 where it is not chosen."""

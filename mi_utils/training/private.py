@@ -12,14 +12,14 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
-from mi_utils.data.images import ImageSet, require_per_class, to_float
+from mi_utils.data.images import ImageSet, to_float
 from mi_utils.errors import UserError
-from mi_utils.models.classifiers import Classifier, build_classifier
-from mi_utils.runtime import generator as seeded
-from mi_utils.stage import Job, Output
+from mi_utils.models.classifiers import Classifier
+from mi_utils.stage import Job
 from mi_utils.training.classifier import TrainClassifier
 
 GROUP = 4  # channels that are normalised together
@@ -61,34 +61,28 @@ class TrainPrivate(TrainClassifier):
             )
         return self
 
-    def learn(self, job: Job) -> Output:
-        """Train, then measure on the test set once."""
+    def fitted(self, net: Classifier, data: ImageSet, rng: torch.Generator, job: Job) -> Float[Tensor, " t"]:
+        """Trains the network in place by private steps; returns the losses."""
         from opacus import GradSampleModule
         from opacus.optimizers import DPOptimizer
 
-        data = self.train.load().to(job.device)
-        require_per_class(data, 2, self.train.classes)
-        rng = seeded("classifier", self.architecture, self.seed, device=job.device)
-        net = self._fresh(data).to(job.device, memory_format=torch.channels_last)
         sgd = torch.optim.SGD(net.parameters(), self.lr / 25, 0.9, weight_decay=self.weight_decay, nesterov=True)
         with _quiet():
             hooked = GradSampleModule(net, loss_reduction="sum")
         optimiser = DPOptimizer(sgd, noise_multiplier=self.noise, max_grad_norm=self.clip,
                                 expected_batch_size=self.batch, loss_reduction="mean", generator=rng)  # fmt: skip
         schedule = torch.optim.lr_scheduler.OneCycleLR(sgd, self.lr, total_steps=self.iterations)
-        losses: list[torch.Tensor] = []
+        losses: list[Tensor] = []
         state = {"net": net, "optimiser": sgd, "schedule": schedule, "rng": rng, "losses": losses}
         for _ in job.steps(self.iterations, state):
             losses.append(self._step(hooked, optimiser, data, rng))
             schedule.step()
-        curve = torch.stack(losses)
-        job.check_finite("private classifier loss", curve)
-        tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
-        return Output(
-            tensors | {"log_loss": curve}, self._facts(net, data, job.device) | {"epsilon": self.budget(data)}
-        )
+        return torch.stack(losses)
 
-    def _step(self, hooked: nn.Module, optimiser: object, data: ImageSet, rng: torch.Generator) -> torch.Tensor:
+    def _facts(self, net: Classifier, data: ImageSet, device: torch.device) -> dict:
+        return super()._facts(net, data, device) | {"epsilon": self.budget(data)}
+
+    def _step(self, hooked: nn.Module, optimiser: object, data: ImageSet, rng: torch.Generator) -> Tensor:
         """One private step; returns the batch's mean loss, before it."""
         chosen = torch.rand(len(data), generator=rng, device=rng.device) < self.batch / len(data)
         rows = chosen.nonzero().squeeze(1)
@@ -115,19 +109,9 @@ class TrainPrivate(TrainClassifier):
             spent = float(accountant.get_epsilon(delta=1 / len(data)))
         return spent if math.isfinite(spent) else float("inf")
 
-    def _fresh(self, data: ImageSet) -> Classifier:
-        return without_batch_statistics(super()._fresh(data))
-
-    def network(self, device: torch.device | str) -> Classifier:
-        """The trained classifier, frozen and in eval mode."""
-        stored = self.result(device)
-        net = build_classifier(
-            self.architecture, width=self.width, channels=stored.meta["channels"], size=stored.meta["size"],
-            classes=stored.meta["outputs"], generator=seeded("classifier weights", self.architecture, self.seed),
-        )  # fmt: skip
-        net = without_batch_statistics(net)
-        net.load_state_dict({k: v for k, v in stored.tensors.items() if not k.startswith("log_")})
-        return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    def built(self, channels: int, size: int, outputs: int) -> Classifier:
+        """The network with fresh weights, for images of `size` px; without batch norms."""
+        return without_batch_statistics(super().built(channels, size, outputs))
 
 
 @contextmanager

@@ -103,7 +103,7 @@ SAVE = Job._save
 class Unkept(Job):
     """A job that saves and tells nothing."""
 
-    def steps(self, total: int, state: dict[str, object]) -> Iterator[int]:
+    def steps(self, total: int, *states: dict[str, object]) -> Iterator[int]:
         yield from range(total)
 
 

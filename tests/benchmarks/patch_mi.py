@@ -23,7 +23,7 @@ class Clock(Job):
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
 
-    def steps(self, total: int, state: dict[str, object]) -> Iterator[int]:
+    def steps(self, total: int, *states: dict[str, object]) -> Iterator[int]:
         yield 0
         wait(self.device)
         began = time.perf_counter()

@@ -205,15 +205,18 @@ def stored_table(plan: Plan, name: str) -> pd.DataFrame:
 
 def redundancy(plan: Plan) -> pd.DataFrame:
     """F7: measures of one attack's images with copies of them, and with parts of them gone."""
-    found = measured(plan, "redundancy").set_axis(["arm", "level", "metric", "value", "images"], axis=1)
-    wide = found.pivot_table(index=["arm", "level", "images"], columns="metric", values="value", sort=False)
-    return wide.map("{:.4f}".format).reset_index()
+    return _wide(measured(plan, "redundancy").set_axis(["arm", "level", "metric", "value", "images"], axis=1))
 
 
 def pruning(plan: Plan) -> pd.DataFrame:
     """OQ2: the same measures of parts of one attack's images."""
-    found = measured(plan, "pruning").set_axis(["arm", "metric", "value", "images"], axis=1)
-    wide = found.pivot_table(index=["arm", "images"], columns="metric", values="value", sort=False)
+    return _wide(measured(plan, "pruning").set_axis(["arm", "metric", "value", "images"], axis=1))
+
+
+def _wide(found: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm, level and number of images, one column a metric."""
+    index = [name for name in ("arm", "level", "images") if name in found]
+    wide = found.pivot_table(index=index, columns="metric", values="value", sort=False)
     return wide.map("{:.4f}".format).reset_index()
 
 

@@ -26,7 +26,7 @@ from difflib import get_close_matches
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pydantic
 import torch
@@ -140,6 +140,11 @@ class Config(pydantic.BaseModel, metaclass=_Explained):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         cls._defined = time.time()
+        for name, info in cls.model_fields.items():
+            kinds = (info.annotation, *get_args(info.annotation))
+            if type(info.default) is int and float in kinds and int not in kinds:
+                # Defaults are not validated: left to itself it would have another key than the same number given.
+                raise TypeError(f"{cls.__name__}.{name}: write its default {info.default} as {info.default}.0")
 
     def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False) -> "Config":
         """A new config with some fields replaced, checked like any other; nothing remembered is copied."""

@@ -11,11 +11,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import cloudpickle
 import pytest
 import torch
+from pydantic import Field
 
 from mi_utils import code_digest, schedule, store
 from mi_utils.errors import UserError
@@ -453,6 +454,13 @@ def test_a_changed_recipe_does_not_see_the_checkpoint(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Train, "trace", [])
     Train(seed=1).result()
     assert Train.trace[0] == (0, 0)
+
+
+def test_a_number_given_has_the_key_of_the_same_default() -> None:
+    assert Sum(scale=1).key == Sum(scale=1.0).key == Sum().key
+    for annotation in (float, float | None, Annotated[float, Field(ge=0)]):
+        with pytest.raises(TypeError, match=r"Wrong.x: write its default 1 as 1.0"):
+            type("Wrong", (Config,), {"__annotations__": {"x": annotation}, "x": 1})
 
 
 def test_state_must_be_restorable_and_loops_not_nested() -> None:

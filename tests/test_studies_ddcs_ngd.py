@@ -1,6 +1,7 @@
 """The DDCS / NGD study: what its runs share, a generator's quality, tables and a figure."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,6 +12,7 @@ from test_training_stylegan2 import tiny
 from mi_utils.attacks.union import DualAttack
 from mi_utils.data import Faces
 from mi_utils.errors import UserError
+from mi_utils.metrics import matching
 from mi_utils.report import scores as tidy
 from mi_utils.stage import Stage
 from mi_utils.studies import ddcs_ngd as study
@@ -278,6 +280,38 @@ def test_an_outcome_is_the_vulnerable_images_rise_and_the_others_score(laptop, m
     found = targets.outcome(laptop, "a", 1)
     assert found.rise.tolist() == [6.5, 29.5]
     assert found.others == pytest.approx((1 / (1 + 9)) / (len(order) - 2))
+
+
+def test_insiders_show_the_second_half_of_the_private_people_in_as_many_images(laptop) -> None:
+    bench = laptop.notes["benches"][0]
+    first, second = grid.halves(bench)
+    runs = {run.attack: run.stage for run in grid.insider_runs(bench) if run.seed == 0}
+    inside, outside = (runs[name] for name in (grid.INSIDE, grid.OUTSIDE))
+    assert inside.classes == outside.classes == (*first, *second) == tuple(range(5, 15))
+    assert inside.model_copy(update={"prior": outside.prior}) == outside == bench.ppa(
+        0, prior=bench.tuned(0, "nystrom"), classes=inside.classes
+    )  # fmt: skip
+    shown, p = inside.prior.public, bench.problem
+    people = set(range(shown.first, shown.first + shown.identities))
+    assert people & set(range(p.train.identities)) == set(range(10, 20)) and set(second) <= people
+    assert (shown.split, p.train.split) == ("holdout", "train")
+    assert shown.identities * shown.per_identity == p.auxiliary.identities * p.auxiliary.per_identity
+
+
+def test_scores_by_half_are_means_over_the_halves_own_images_and_classes(laptop, monkeypatch) -> None:
+    plan = replace(laptop, settings=laptop.settings.model_copy(update={"seeds": 1}))
+    bench = plan.notes["benches"][0]
+    whole, classes = bench.problem.train.load(), tuple(range(5, 15))
+    labels = whole.labels[targets.rows_drawn(whole, classes, plan.settings.perceptual)]
+    # Every image of the second half is some reconstruction's nearest, at distance 1; none of the first is.
+    matched = (labels >= 10).nonzero().squeeze(1)
+    near = matching.Nearest(
+        matched, torch.ones(len(matched)), torch.zeros(len(labels), dtype=torch.long), torch.ones(len(labels))
+    )
+    monkeypatch.setattr(targets, "nearest", lambda *where: near)
+    rows = [(grid.INSIDE, "faces | C14", 0, str(c), "ensemble mean", c / 20, 1, "") for c in classes]
+    found = targets.by_half(plan, pd.DataFrame(rows, columns=tidy.COLUMNS), grid.INSIDE)
+    assert found.tolist() == [[[0, pytest.approx(7 / 20)], [0.5, pytest.approx(12 / 20)]]]
 
 
 def test_the_knowing_attacker_asks_for_what_each_defence_taught(laptop) -> None:

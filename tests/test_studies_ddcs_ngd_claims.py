@@ -204,7 +204,7 @@ def test_published_numbers_are_judged_on_the_papers_data_alone(laptop, name: str
     assert judge(replace(laptop, profile="paper"), name).verdict == "not reproduced"
 
 
-@pytest.mark.parametrize("name", ["C13", "C14", "C15"])
+@pytest.mark.parametrize("name", ["C13", "C15"])
 def test_what_is_only_reported_is_not_judged(laptop, name: str) -> None:
     assert judge(laptop, name).verdict == UNJUDGED
 
@@ -216,6 +216,29 @@ def test_a_normalised_score_that_cannot_be_had_is_no_verdict(laptop, name: str) 
     scores.loc[lost, ["value", "reason"]] = float("nan"), "not computed: holdout below prior"
     judged = claims.Ledger(laptop, scores).judged(name, claims.CLAIMS[name])
     assert judged.verdict == UNJUDGED and "holdout below prior" in judged.reason
+
+
+def found_by_half(ddcs: float, accuracy: float) -> Callable:
+    """`by_half`: gaps of the insider beyond those that the halves have anyway."""
+
+    def by_half(plan: Plan, scores: pd.DataFrame, name: str) -> torch.Tensor:
+        inside = float(name == grid.INSIDE)
+        first = torch.tensor([0.2, 0.8], dtype=torch.float64) + 0.01 * torch.arange(3)[:, None]
+        return torch.stack([first, first + torch.tensor([0.05 + inside * ddcs, 0.1 + inside * accuracy])], 1)
+
+    return by_half
+
+
+@pytest.mark.parametrize(
+    ("ddcs", "accuracy", "verdict"),
+    [(0.04, 0.0, "reproduced"), (0.04, 0.1, "partly"), (-0.04, 0.0, "not reproduced")],
+)
+def test_people_seen_before_are_found_better_than_accuracy_tells(
+    laptop, monkeypatch, ddcs: float, accuracy: float, verdict: str
+) -> None:
+    monkeypatch.setattr(claims, "by_half", found_by_half(ddcs, accuracy))
+    judged = judge(laptop, "C14")
+    assert judged.verdict == verdict and f"gap of accuracy {100 * accuracy:+.1f} points" in judged.reason
 
 
 def told(gain: float = 0.1, fresh: float = 0.05, moved: float = 0.0, knowing: float = 0.0) -> Callable:

@@ -18,6 +18,7 @@ from mi_utils.runtime import generator
 from mi_utils.stage import Job, StageFailed
 from mi_utils.training import entropy
 from mi_utils.training.classifier import TrainClassifier
+from mi_utils.training.insiders import InsiderStyleGAN2
 from mi_utils.training.preconditioners import (
     Blurred,
     ConjugateGradients,
@@ -215,6 +216,35 @@ def test_a_tuned_pair_is_attacked_with_and_tuned_further() -> None:
     assert type(attack.prior) is TransferStyleGAN2
     assert attack.result("cpu").tensors["images"].shape == (6, 3, 32, 32)
     assert TransferStyleGAN2.of(stage, target=TARGET, public=AUXILIARY).sources() == (AUXILIARY, *stage.sources())
+
+
+# --- the stronger attacker -------------------------------------------------------------------------------------
+
+OTHERS = Faces(identities=8, first=2, per_identity=4, split="test")  # person 2 is private
+
+
+def insider(**changes: object) -> InsiderStyleGAN2:
+    stage = tuned(lambda_adv=1.0)
+    fields = {name: getattr(stage, name) for name in type(stage).model_fields}
+    return InsiderStyleGAN2(**fields | {"public": OTHERS} | changes)
+
+
+def test_an_insider_learns_from_other_images_of_private_people_and_is_attacked_with() -> None:
+    attack = PlugAndPlay(
+        prior=insider(), target=TARGET, classes=(2,), pool=6, candidates=3, samples=2, epochs=2, frames=2, draws=1
+    )
+    assert attack.result("cpu").tensors["images"].shape == (3, 3, 32, 32)
+    assert attack.prior.sources() == START.sources() and OTHERS in tuned(public=OTHERS).sources()
+    # On images of nobody private it is the ordinary transfer.
+    one, other = (nets(stage.result("cpu").tensors) for stage in (insider(public=AUXILIARY), tuned(lambda_adv=1.0)))
+    assert same(one, other)
+
+
+def test_an_insider_has_none_of_the_targets_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Faces(identities=8, first=2, per_identity=4)
+    refused(insider(public=own), "public: expected other images of the private people, found 4 that", monkeypatch)
+    large = OTHERS.model_copy(update={"size": 64})
+    refused(insider(public=large), r"public: expected images \(3, 32, 32\) as the target takes", monkeypatch)
 
 
 # --- what a user can get wrong ---------------------------------------------------------------------------------

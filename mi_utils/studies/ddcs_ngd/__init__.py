@@ -20,7 +20,8 @@ def plan(profile: str, **overrides: Any) -> Plan:
     chosen = settings(profile, **overrides)
     benches = [grid.Bench(problem, chosen) for problem in chosen.problems]
     runs = [run for bench in benches for run in (*grid.main_runs(bench), *grid.older_runs(bench))]
-    runs += [*grid.again_runs(benches[0]), *grid.victim_runs(benches[0]), *grid.defence_runs(benches[0])]
+    for further in (grid.again_runs, grid.insider_runs, grid.victim_runs, grid.defence_runs):
+        runs += further(benches[0])
     references = [run for bench in benches for run in grid.references(bench)]
     references += grid.victim_references(benches[0])
     qualities = {bench.name: grid.qualities(bench) for bench in benches}

@@ -5,21 +5,24 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 
-from mi_utils.metrics.intervals import Interval, ratio_interval, spearman_interval
+from mi_utils.metrics.intervals import Interval, ratio_interval, spearman, spearman_interval
 from mi_utils.report import claims as rules
 from mi_utils.report.claims import Claim, Effect, Judgement, signed, unjudged
 from mi_utils.report.scores import matrix
 from mi_utils.runtime import generator as seeded
 from mi_utils.studies import ledger
+from mi_utils.studies.ddcs_ngd import sensitivity
 from mi_utils.studies.ddcs_ngd.grid import (
     CONTROL,
     DEFENCES,
     DUAL,
     FRONTIER,
     GUIDED,
+    INSIDE,
     KNOWING,
     MAIN,
     NGD,
+    OUTSIDE,
     PPA,
     REPEATED,
     UNDEFENDED,
@@ -27,7 +30,7 @@ from mi_utils.studies.ddcs_ngd.grid import (
     defended,
 )
 from mi_utils.studies.ddcs_ngd.results import LABELS, arm, measured, sizes
-from mi_utils.studies.ddcs_ngd.targets import Outcome, covered, outcome, prior_coverage
+from mi_utils.studies.ddcs_ngd.targets import Outcome, by_half, covered, outcome, prior_coverage
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR
 
@@ -49,6 +52,13 @@ STATED = (
     ("C15", "10 to 20 epochs of transfer align, more overfit", "trade-offs", "sign", None),
     ("C16", "Vulnerable samples can be named from other attack seeds", "abstract", "order", None),
     ("NC1", "The gain of NGD is not that of a smaller step", "next check 1", "order", None),
+    (
+        "NC2",
+        "DDCS keeps its order and value where classes overlap or are uniform",
+        "next check 2",
+        "order",
+        None,
+    ),
     ("NC3", "There is a best number of reconstructions", "next check 3", "trend", None),
     ("OQ1", "Samples that nobody matches can be reached by other searches", "open question 1", "order", None),
     ("OQ2", "Redundancy can be removed: lower FID at equal DDCS", "open question 2", "sign", None),
@@ -58,6 +68,8 @@ STATED = (
 CLAIMS = {i: Claim(id=i, statement=s, source=w, kind=k, published=p) for i, s, w, k, p in STATED}
 POINT = 0.01  # of DDCS and of coverage
 AUC, MOST = 0.7, 0.5
+ORDER, MOVED = 0.9, 0.1
+MISSED = 0.03  # of accuracy, which counts as no gap
 DROP = 1.0  # points of test accuracy that a defence may cost
 ATTACKERS = {REPEATED: "the audit's attacker", KNOWING: "the knowing attacker"}
 
@@ -237,8 +249,19 @@ class Ledger(ledger.Ledger):
         return unjudged(claim, f"one seed of {steps} steps: {said}")
 
     def c14(self, claim: Claim) -> Judgement:
-        """Needs private people among the auxiliary ones, which the study's attacks refuse."""
-        return unjudged(claim, "not measured: attacks here refuse auxiliary images of private people")
+        """DDCS of people that the auxiliary set shows minus that of others, and the same of accuracy.
+
+        Less the same differences without them in the set, which are those between the people.  Reproduced: that of
+        DDCS is above 0 and that of accuracy below 3 points.
+        """
+        if not any(run.attack == INSIDE for run in self.plan.runs):
+            return unjudged(claim, "needs images of the private people besides those of the target")
+        inside, outside = (by_half(self.plan, self.scores, name).diff(dim=1).squeeze(1) for name in (INSIDE, OUTSIDE))
+        score, said = (self.difference(inside[:, i], outside[:, i], claim.id, str(i)) for i in range(2))
+        judged = rules.effects(claim, {"gap of DDCS": signed(score)}, stand_in=self.stand_in)
+        missed = abs(said.point) < MISSED
+        words = f"gap of accuracy {100 * said.point:+.1f} points [{100 * said.low:.1f}, {100 * said.high:.1f}]"
+        return rules.regraded(judged, grade_of(judged) if missed else min(grade_of(judged), 1), words)
 
     def c15(self, claim: Claim) -> Judgement:
         """FD against the transfer's length: stated."""
@@ -289,6 +312,17 @@ class Ledger(ledger.Ledger):
             values = (self.transfer("none" if weight == 0 else kind, m, weight)[0].item() for m in ("entropy", "FD"))
             points.append(tuple(values))
         return sorted(points)
+
+    def nc2(self, claim: Claim) -> Judgement:
+        """Order of noisy copies: Spearman of .9 in every variant, and values within 10 %; a part: the order alone."""
+        if "sensitivity" not in self.plan.notes["measures"]:
+            return unjudged(claim, "needs private images whose factors are known")
+        found = sensitivity.orders(measured(self.plan, "sensitivity").to_numpy().tolist())
+        order = min(float(spearman(*pair)) for pair in found.values())
+        moved = max(float((now / base - 1).abs().max()) for base, now in found.values())
+        words = f"least Spearman of the order {order:.2f}, DDCS moves by up to {100 * moved:.0f} %"
+        kept = order >= ORDER
+        return self._stated(claim, 2 if kept and moved <= MOVED else int(kept), words)
 
     def nc3(self, claim: Claim) -> Judgement:
         """DDCS less the prior's by size: stated where it is largest."""

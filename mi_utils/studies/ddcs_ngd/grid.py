@@ -8,6 +8,7 @@ from mi_utils.attacks.plug_and_play import PlugAndPlay
 from mi_utils.attacks.soft_labels import SoftLabelSearch
 from mi_utils.attacks.style_search import StyleSearch
 from mi_utils.attacks.union import DualAttack
+from mi_utils.data import Faces
 from mi_utils.stage import Stage
 from mi_utils.studies.ddcs_ngd.definitions import Definitions
 from mi_utils.studies.ddcs_ngd.hardness import Hardness
@@ -15,6 +16,7 @@ from mi_utils.studies.ddcs_ngd.memorisation import Memorisation
 from mi_utils.studies.ddcs_ngd.projection import Projection
 from mi_utils.studies.ddcs_ngd.pruning import Pruning
 from mi_utils.studies.ddcs_ngd.redundancy import Redundancy
+from mi_utils.studies.ddcs_ngd.sensitivity import Sensitivity
 from mi_utils.studies.ddcs_ngd.sizes import SizeCurve
 from mi_utils.studies.ddcs_ngd.stability import Stability
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
@@ -25,6 +27,7 @@ from mi_utils.studies.plan import Run
 from mi_utils.studies.tables import HOLDOUT, PRIOR, PUBLIC
 from mi_utils.training.classifier import TrainClassifier
 from mi_utils.training.defence import TrainDefended
+from mi_utils.training.insiders import InsiderStyleGAN2
 from mi_utils.training.preconditioners import (
     Blurred,
     ConjugateGradients,
@@ -41,7 +44,7 @@ from mi_utils.training.student import TrainStudent
 from mi_utils.training.transfer import TransferStyleGAN2
 from mi_utils.training.vulnerability import Vulnerability
 
-MAIN, TWICE, AGAIN, VICTIMS = "T1", "T1, twice as many images", "OQ1", "C11"
+MAIN, TWICE, AGAIN, VICTIMS, INSIDERS = "T1", "T1, twice as many images", "OQ1", "C11", "C14"
 # Plug & Play on the untuned generator, and on generators tuned without the target, with its entropy, and by NGD.
 PPA, VANILLA, ADV, NGD = "PPA", "vanilla", "entropy", "NGD"
 LOMMA = "GMI, LOMMA"
@@ -60,6 +63,8 @@ DEFENCES = {
 }
 # The attacker of the audit, and one who knows the defence and its strength, but not whom it protects.
 REPEATED, KNOWING = "OQ4", "OQ4, knowing attacker"
+# The NGD attack whose auxiliary images show nobody private, and half of the private people among others.
+OUTSIDE, INSIDE = "NGD, no private people", "NGD, half of the private people"
 FRONTIER = ("none", "nystrom", "scale", "blur", "random")  # of them at several weights
 
 
@@ -273,7 +278,10 @@ def measures(bench: Bench) -> dict[str, Stage]:
         for space in ("w", "w+")
     }  # fmt: skip
     total = p.samples * len(p.classes)
-    return {
+    sensitivity = {}
+    if isinstance(p.train, Faces):  # known factors, of which other faces can be drawn
+        sensitivity = {"sensitivity": Sensitivity(private=p.train, classes=p.classes, count=max(4, s.perceptual // 3))}
+    return sensitivity | {
         "redundancy": Redundancy(attack=arms[NGD], panel=bench.panel, factors=s.factors, **shared),
         "definitions": Definitions(attacks=arms | others | alike, **shared),
         "pruning": Pruning(attack=arms[NGD], target=bench.target(0), panel=bench.panel, **shared),
@@ -343,6 +351,35 @@ def defence_runs(bench: Bench) -> Iterator[Run]:
 def judged(bench: Bench, seed: int, stage: StyleSearch, target: TrainClassifier) -> Stage:
     """Its evaluation against the target that it attacked."""
     return bench.evaluation(seed, stage, bench.problem.samples, True).model_copy(update={"target": target})
+
+
+# --- private people in the auxiliary set ---------------------------------------------------------------------
+
+
+def halves(bench: Bench) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Classes attacked whose people the auxiliary set lacks, and as many that it shows."""
+    half, count = bench.problem.train.identities // 2, bench.settings.probed_classes
+    return tuple(range(half - min(count, half), half)), tuple(range(half, half + min(count, half)))
+
+
+def insider(bench: Bench, seed: int) -> InsiderStyleGAN2:
+    """The NGD generator tuned on as many images of fewer people, the second half of the private ones among them."""
+    p, tuned = bench.problem, bench.tuned(seed, "nystrom")
+    first = p.train.first + p.train.identities // 2
+    fewer = {"identities": max(p.auxiliary.identities // 4, p.train.identities // 2)}
+    views = {"per_identity": 4 * p.auxiliary.per_identity, "split": "holdout"}
+    fields = {name: getattr(tuned, name) for name in type(tuned).model_fields}
+    return InsiderStyleGAN2(**fields | {"public": p.auxiliary.model_copy(update={"first": first} | fewer | views)})
+
+
+def insider_runs(bench: Bench) -> Iterator[Run]:
+    """C14: the search of both generators for people that one of them has seen; on numbered identities alone."""
+    if not isinstance(bench.problem.train, Faces):
+        return
+    classes = sum(halves(bench), ())
+    for seed in range(bench.settings.seeds):
+        for name, prior in {OUTSIDE: bench.tuned(seed, "nystrom"), INSIDE: insider(bench, seed)}.items():
+            yield bench.run(name, INSIDERS, seed, bench.ppa(seed, prior=prior, classes=classes))
 
 
 # --- targets that memorise more or less ----------------------------------------------------------------------

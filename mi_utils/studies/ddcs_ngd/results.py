@@ -208,6 +208,15 @@ def redundancy(plan: Plan) -> pd.DataFrame:
     return _wide(measured(plan, "redundancy").set_axis(["arm", "level", "metric", "value", "images"], axis=1))
 
 
+def nc2_sensitivity(plan: Plan) -> pd.DataFrame:
+    """NC2: DDCS of noisy copies of a share of the private images, by what was done to these; `noise` in grey levels."""
+    columns = ["overlap of classes", "range of nuisances", "share copied", "noise", "DDCS", "coverage"]
+    found = measured(plan, "sensitivity").set_axis(columns, axis=1)
+    found["copies"] = found["share copied"].map("{:g} of them".format) + found["noise"].map(", noise {:g}".format)
+    wide = found.pivot_table(index=columns[:2], columns="copies", values="DDCS", sort=False)
+    return wide.map("{:.3f}".format).reset_index()
+
+
 def pruning(plan: Plan) -> pd.DataFrame:
     """OQ2: the same measures of parts of one attack's images."""
     return _wide(measured(plan, "pruning").set_axis(["arm", "metric", "value", "images"], axis=1))

@@ -14,7 +14,17 @@ from mi_utils.metrics.ddcs import ddcs
 from mi_utils.report.scores import matrix
 from mi_utils.studies import tables
 from mi_utils.studies.ddcs_ngd import grid
-from mi_utils.studies.ddcs_ngd.grid import DEFENCES, KNOWING, REPEATED, VICTIMS, audit, defended
+from mi_utils.studies.ddcs_ngd.grid import (
+    DEFENCES,
+    INSIDE,
+    INSIDERS,
+    KNOWING,
+    OUTSIDE,
+    REPEATED,
+    VICTIMS,
+    audit,
+    defended,
+)
 from mi_utils.studies.ddcs_ngd.projection import rows_drawn
 from mi_utils.studies.plan import Plan
 from mi_utils.studies.tables import PRIOR, part
@@ -36,8 +46,7 @@ def outcome(plan: Plan, name: str, seed: int, row: str = REPEATED) -> Outcome:
     """Of one of `DEFENCES` under the attacker of `row`."""
     bench = plan.notes["benches"][0]
     known = audit(bench, seed).result().tensors
-    found = plan.find(name, f"{bench.name} | {row}", seed).evaluation.result().tensors
-    near = matching.Nearest(**{f.name: found[f"nearest_{f.name}"] for f in fields(matching.Nearest)})
+    near = nearest(plan, name, row, seed)
     whole = bench.problem.train.load()
     rows = rows_drawn(whole, grid.probed(bench), plan.settings.perceptual)
     now, scores = (torch.full((len(whole),), torch.nan, dtype=torch.float64) for _ in range(2))
@@ -45,6 +54,40 @@ def outcome(plan: Plan, name: str, seed: int, row: str = REPEATED) -> Outcome:
     change = (now - known["distances"].double().mean(0))[known["vulnerable"]]
     scores[known["vulnerable"]] = torch.nan
     return Outcome(change[change.isfinite()], float(scores.nanmean()))
+
+
+def nearest(plan: Plan, name: str, row: str, seed: int) -> matching.Nearest:
+    """What the evaluation of a run keeps of who is nearest to whom."""
+    found = plan.find(name, f"{plan.notes['benches'][0].name} | {row}", seed).evaluation.result().tensors
+    return matching.Nearest(**{f.name: found[f"nearest_{f.name}"] for f in fields(matching.Nearest)})
+
+
+def by_half(plan: Plan, scores: pd.DataFrame, name: str) -> Float[Tensor, "s 2 2"]:
+    """C14: (DDCS, accuracy in [0, 1]) of people that the auxiliary set of INSIDE lacks, and of those it shows."""
+    bench = plan.notes["benches"][0]
+    parts, classes = grid.halves(bench), sum(grid.halves(bench), ())
+    whole = bench.problem.train.load()
+    labels = whole.labels[rows_drawn(whole, classes, plan.settings.perceptual)].cpu()
+    found = [ddcs(nearest(plan, name, INSIDERS, s)).score.double().cpu() for s in range(plan.settings.seeds)]
+    said, _, columns = matrix(scores, name, f"{bench.name} | {INSIDERS}", "ensemble mean")
+    return torch.stack([
+        torch.stack([torch.stack([f[torch.isin(labels, torch.tensor(part))].mean() for f in found]),
+                     said[:, [columns.index(str(c)) for c in part]].mean(1)], 1)
+        for part in parts
+    ], 1)  # fmt: skip
+
+
+def insiders(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
+    """C14: what the attack finds of private people by whether the auxiliary set shows them."""
+    rows = []
+    for name in (OUTSIDE, INSIDE):
+        found = 100 * by_half(plan, scores, name)
+        for half, people in enumerate(("the first half", "the second half")):
+            one, accuracy = (_spread(found[:, half, i].tolist()) for i in range(2))
+            shown = "other images" if (name, half) == (INSIDE, 1) else "no images"
+            rows.append({"attack": name, "people attacked": f"{people} ({shown} of them in the auxiliary set)",
+                         "DDCS %": one, "evaluators, mean %": accuracy})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def defences(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ DEVICE  ?= auto
 CLUSTER ?=
 WORKERS ?=
 SET     ?=
+FAULTS  ?= tests/faults
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -68,7 +69,7 @@ test-browser: $(STAMP)
 	$(PY) -m pytest tests/browser -n 2 --dist worksteal
 
 test-faults: $(STAMP)
-	$(PY) -m pytest $(PYTEST) tests/faults --kills 3
+	$(PY) -m pytest $(PYTEST) $(FAULTS) --kills 3
 
 test-hostile: $(STAMP)
 	$(PY) -m pytest tests/hostile $(PYTEST)

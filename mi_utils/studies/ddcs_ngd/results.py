@@ -1,12 +1,14 @@
 """Tables of the DDCS / NGD study, each a function of the plan and its `complete` scores."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from mi_utils.report import scores as tidy
 from mi_utils.report.scores import POOLED
 from mi_utils.report.tables import Caption
 from mi_utils.studies import tables
-from mi_utils.studies.ddcs_ngd.grid import ADV, DUAL, MAIN, NGD, PPA, TWICE, VANILLA, probed
+from mi_utils.studies.ddcs_ngd.grid import ADV, DUAL, MAIN, NGD, PPA, TWICE, VANILLA
 from mi_utils.studies.ddcs_ngd.transfers import TransferQuality
 from mi_utils.studies.dmmia.results import difference, require_judges
 from mi_utils.studies.plan import Plan
@@ -83,20 +85,18 @@ def caption(plan: Plan, what: str, seeds: int | None = None, images: str = "") -
     )
 
 
-def few(plan: Plan, what: str, seeds: int | None = None) -> Caption:
-    """The caption of a table whose attacks take only some of the classes of the first problem."""
-    bench = plan.notes["benches"][0]
-    words = f"{bench.problem.samples} per class, none left out, of {len(probed(bench))} classes"
-    return caption(plan, what, seeds, words)
+def few(plan: Plan, what: str, classes: Sequence[int], seeds: int | None = None) -> Caption:
+    """The caption of a table whose attacks take only these classes of the first problem."""
+    each = plan.notes["benches"][0].problem.samples
+    found = caption(plan, what, seeds, f"{each} per class, none left out, of {len(classes)} classes")
+    return found.model_copy(update={"settings": found.settings | counts(plan, len(classes))})
 
 
 def sizes(plan: Plan) -> dict[str, str]:
     """Sizes that made the numbers, the paper's (or Plug & Play's) in brackets."""
     s, p = plan.settings, plan.notes["benches"][0].problem
     t = s.transfer
-    return {
-        "private images": f"{s.perceptual * len(p.classes)} (UMDFaces, number unknown)",
-        "reconstructions": f"{p.samples * len(p.classes)} (unknown)",
+    return counts(plan, len(p.classes)) | {
         "transfer": f"{t.steps} steps of {t.batch} (10 to 20 epochs of 30,000)",
         "lambda": f"{t.weight:g} (unknown)",
         "basis": f"{t.k} eigenvectors of {t.images} images, damping {t.eps_rel:g} of the largest (unknown)",
@@ -104,6 +104,15 @@ def sizes(plan: Plan) -> dict[str, str]:
         "epochs": f"{p.epochs} (70)",
         "psi": f"{s.psi:g} (0.5)",
         "target": f"{p.target.architecture}, width {p.target.width} (AlexNet and others)",
+    }
+
+
+def counts(plan: Plan, classes: int) -> dict[str, str]:
+    """Numbers of images where so many classes are attacked."""
+    p = plan.notes["benches"][0].problem
+    return {
+        "private images": f"{plan.settings.perceptual * classes} (UMDFaces, number unknown)",
+        "reconstructions": f"{p.samples * classes} (unknown)",
     }
 
 

@@ -145,8 +145,9 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(
 
 
 def test_a_time_limit_ends_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Slurm's unit is the minute. One job hears the signal and is requeued, the other is ended and submitted again.
-    stages = [Walk(seed=5, steps=130, pause=1.0), Walk(seed=5, steps=130, pause=1.0, deaf=True)]
+    # One job hears the signal and is requeued, the other is ended and submitted again.  Slurm's unit is the minute, so
+    # the limit is two of them, and it looks for jobs beyond it every half a minute.
+    stages = [Walk(seed=5, steps=130, pause=1.0), Walk(seed=5, steps=200, pause=1.0, deaf=True)]
     run(stages, device="cpu", cluster={"engine": "slurm", "hours": 0.02, "grace": 40}, progress=False)
     for stage in stages:
         runs = begun(stage.folder.name)

@@ -92,6 +92,14 @@ def few(plan: Plan, what: str, classes: Sequence[int], seeds: int | None = None)
     return found.model_copy(update={"settings": found.settings | counts(plan, len(classes))})
 
 
+def of_copies(plan: Plan, what: str) -> Caption:
+    """The caption of NC2, in which nothing is attacked."""
+    stage = plan.notes["measures"]["sensitivity"]
+    count = stage.count * len(stage.classes)
+    found = caption(plan, what, 1, f"{count} private images in every variant, and noisy copies of a share of them")
+    return found.model_copy(update={"settings": {"profile": plan.profile}})
+
+
 def sizes(plan: Plan) -> dict[str, str]:
     """Sizes that made the numbers, the paper's (or Plug & Play's) in brackets."""
     s, p = plan.settings, plan.notes["benches"][0].problem

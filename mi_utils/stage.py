@@ -21,6 +21,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
@@ -512,7 +513,8 @@ class Job:
             "state": {name: _captured(name, value) for name, value in state.items()},
         }
         buffer = io.BytesIO()
-        torch.save(content, buffer)
+        with _without_crc32():
+            torch.save(content, buffer)
         return buffer.getvalue()
 
     def _save(self, path: Path, payload: bytes) -> None:
@@ -568,6 +570,17 @@ class Job:
         store.write_atomically(self._folder / "progress.json", json.dumps(content).encode())
         if self._tick is not None:
             self._tick()
+
+
+@contextmanager
+def _without_crc32() -> Iterator[None]:
+    """A checkpoint has a SHA-256 of its own; torch's CRC-32 of every tensor would take as long as the rest."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def _packed(name: str, item: object) -> object:

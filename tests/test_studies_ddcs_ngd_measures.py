@@ -8,6 +8,7 @@ from mi_utils.data import HangulSheet, LatinSheet
 from mi_utils.errors import UserError
 from mi_utils.metrics import matching, sets
 from mi_utils.metrics.ddcs import Options, ddcs
+from mi_utils.runtime import generator as seeded
 from mi_utils.stage import Job, Output, Stage
 from mi_utils.studies.ddcs_ngd import definitions, measures, pruning, redundancy, stability
 from mi_utils.studies.ddcs_ngd.sizes import SizeCurve
@@ -138,6 +139,18 @@ def test_agreement_is_kendalls_tau() -> None:
     assert definitions.agreement([1, 2, 3], [4, 5, 9]) == 1 and definitions.agreement([1, 2, 3], [3, 2, 1]) == -1
     assert definitions.agreement([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
     assert definitions.agreement([1, 1, 1], [1, 3, 2]) == 0
+
+
+def test_scale_and_balls_are_those_of_the_metrics_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(31, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    among = measures.Embedded(None, rows.mean(0), rows).among()
+    scales, balls = [], []
+    monkeypatch.setattr(definitions, "options", lambda scale: scales.append(scale) or [Options(match="knn_ball")])
+    monkeypatch.setattr(definitions, "ddcs", lambda near, option, ball: balls.append(ball) or ddcs(near))
+    labels = torch.zeros(31, dtype=torch.long)
+    list(definitions.defined({"one": (among.clone().fill_diagonal_(1.0), labels)}, among, labels))
+    torch.testing.assert_close(balls[0], matching.kth_nearest(rows, Options().k, matching.as_is))
+    assert scales == [pytest.approx(matching.half_distance(rows, seeded("private halves"), matching.as_is))]
 
 
 def test_default_definition_agrees_with_itself_and_ranks_by_noise() -> None:
